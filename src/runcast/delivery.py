@@ -1,0 +1,165 @@
+"""How far each tracker is: the small state files that couriers write and everybody else reads.
+
+``trackers/<name>.json`` in the run folder is the only channel between a courier and the rest of the world. It is
+replaced atomically. A lost or damaged one means delivering again from the start, never a loss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from runcast.events import Writer
+from runcast.journal import FILE_NAME, Journal
+from runcast.reporter import NativeRun
+
+State: TypeAlias = Literal["starting", "delivering", "retrying", "complete", "failed", "removed"]
+FINAL_STATES: tuple[State, ...] = ("complete", "failed", "removed")
+
+
+class SetAside(msgspec.Struct, frozen=True):
+    """An event that a tracker refused: where it stands in the journal, and why."""
+
+    offset: int
+    type: str
+    reason: str
+
+
+class TrackerState(msgspec.Struct):
+    """What is known of one reporter's delivery of one run.
+
+    Attributes:
+        name: The reporter's name.
+        reporter: Its class, as ``module:qualname``; for people, never imported from here.
+        options: The options it was given, without secret ones.
+        state: Where the courier is. ``complete``: everything was handled and the run was closed.
+        offset: The cursor: bytes of the journal that are durably delivered.
+        events: The events before the cursor, those set aside included, damaged lines not.
+        native: The tracker's own run.
+        set_aside: The first of the events that the tracker refused; `refused` counts all.
+        damaged: Journal lines that were no events.
+        error: The last error, in words.
+        writer: The process that was writing the journal at the cursor.
+        mode: online, offline, local.
+        version: The SDK's version.
+    """
+
+    name: str
+    reporter: str = ""
+    options: dict[str, Any] = {}
+    state: State = "starting"
+    offset: int = 0
+    events: int = 0
+    native: NativeRun | None = None
+    set_aside: list[SetAside] = []
+    refused: int = 0
+    damaged: int = 0
+    error: str | None = None
+    writer: Writer | None = None
+    mode: str | None = None
+    version: str | None = None
+
+
+def state_path(run_dir: Path, name: str) -> Path:
+    """Where the state of a tracker is kept."""
+    return run_dir / "trackers" / f"{name}.json"
+
+
+def log_path(run_dir: Path, name: str) -> Path:
+    """Where the courier's and the SDK's own output goes."""
+    return run_dir / "trackers" / f"{name}.log"
+
+
+def load_state(run_dir: Path, name: str) -> TrackerState | None:
+    """The state of a tracker; None if there is none, or none that can be read."""
+    try:
+        return msgspec.json.decode(state_path(run_dir, name).read_bytes(), type=TrackerState)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def save_state(run_dir: Path, state: TrackerState) -> None:
+    """Replaces the state file: written beside it, synced, renamed."""
+    path = state_path(run_dir, state.name)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(msgspec.json.format(msgspec.json.encode(state), indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def states(run_dir: Path) -> list[TrackerState]:
+    """The states of all trackers of a run, by name."""
+    names = sorted(path.stem for path in (run_dir / "trackers").glob("*.json"))
+    return [load_state(run_dir, name) or TrackerState(name) for name in names]
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """What `finish`, `sync` and `show` say of one tracker.
+
+    Attributes:
+        state: ``complete``, ``pending``, ``failed``, ``removed``, or where a live courier is.
+        delivered: Events that the tracker has.
+        total: Events that the journal has.
+        refused: Events set aside.
+        where: Where to look at the run.
+        detail: The last error, or the first reason why events were set aside.
+        log: The courier's log.
+    """
+
+    name: str
+    state: str
+    delivered: int
+    total: int
+    refused: int = 0
+    where: str | None = None
+    detail: str | None = None
+    log: str | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the tracker has everything."""
+        return self.state == "complete" and not self.refused
+
+
+def deliveries(run_dir: Path, names: list[str] | None = None, total: int | None = None) -> list[Delivery]:
+    """How far each tracker of the run is.
+
+    Args:
+        names: Only these; a name without a state counts as starting.
+        total: The number of events in the journal, if the caller knows it.
+    """
+    found = {state.name: state for state in states(run_dir)}
+    if total is None:
+        total = Journal(run_dir / FILE_NAME).count()
+    chosen = names if names is not None else sorted(found)
+    return [_delivery(run_dir, found.get(name) or TrackerState(name), total) for name in chosen]
+
+
+def _delivery(run_dir: Path, state: TrackerState, total: int) -> Delivery:
+    detail = state.error
+    if detail is None and state.set_aside:
+        detail = f"{state.set_aside[0].type} at byte {state.set_aside[0].offset}: {state.set_aside[0].reason}"
+    total -= state.damaged
+    behind = state.state == "complete" and state.events < total
+    return Delivery(
+        name=state.name,
+        state="pending" if behind else state.state,
+        delivered=state.events - state.refused,
+        total=total,
+        refused=state.refused,
+        where=state.native.url or state.native.id if state.native else None,
+        detail=detail,
+        log=str(log_path(run_dir, state.name)),
+    )

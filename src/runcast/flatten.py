@@ -1,0 +1,87 @@
+"""Reversible substitutes for trackers that know only flat names, texts, or a few characters."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from runcast.events import pack, unpack
+
+
+def flatten(config: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
+    """A nested dict as one level, keys joined by `separator`; `unflatten` is its inverse.
+
+    Only dicts with content are nesting; ``{}`` and lists are values. A separator within a key is written ``%2F``-like
+    (and ``%`` as ``%25``), so that no two keys become one.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = _quote(key, separator)
+        if isinstance(value, Mapping) and value:
+            for rest, leaf in flatten(value, separator).items():
+                flat[f"{name}{separator}{rest}"] = leaf
+        else:
+            flat[name] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
+    """The nested dict that `flatten` was given."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = (_unquote(part, separator) for part in name.split(separator))
+        level = nested
+        for part in parents:
+            below = level.setdefault(part, {})
+            level = below if isinstance(below, dict) else level
+        level[last] = value
+    return nested
+
+
+def _quote(key: str, separator: str) -> str:
+    return key.replace("%", "%25").replace(separator, f"%{ord(separator):02X}")
+
+
+def _unquote(part: str, separator: str) -> str:
+    return part.replace(f"%{ord(separator):02X}", separator).replace("%25", "%")
+
+
+def to_text(value: Any) -> str:
+    """A plain value as text that people can read and `from_text` can turn back.
+
+    A string stays as it is unless it would read as another value; everything else is JSON.
+    """
+    if isinstance(value, str) and from_text(value) == value:
+        return value
+    return json.dumps(pack(value), ensure_ascii=False)
+
+
+def from_text(text: str) -> Any:
+    """The value that `to_text` was given."""
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
+    return unpack(value)
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
+
+
+def escape(name: str, forbidden: str, mark: str) -> str:
+    """`name` in a tracker's alphabet; `unescape` is its inverse.
+
+    Args:
+        name: Any text.
+        forbidden: A regular expression that matches one character the tracker refuses.
+        mark: An allowed character that opens and closes the code point, in hexadecimal, of an escaped one.
+    """
+    return re.sub(f"{re.escape(mark)}|{forbidden}", lambda match: f"{mark}{ord(match[0]):x}{mark}", name)
+
+
+def unescape(name: str, mark: str) -> str:
+    """What `escape` was given."""
+    return re.sub(f"{re.escape(mark)}([0-9a-f]+){re.escape(mark)}", lambda match: chr(int(match[1], 16)), name)

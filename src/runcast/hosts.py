@@ -1,0 +1,254 @@
+"""Where couriers run: a process each (default), a thread, or inline.
+
+A registered reporter can be made anew in another process by its class and options, and so gets a process of its own.
+A class or instance of yours that isn't registered may hold live objects, or be defined in a notebook: it is used as it
+is, in a thread. The reporter's options travel through the process's standard input, never in a file or an argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import msgspec
+
+from runcast.courier import Courier
+from runcast.delivery import FINAL_STATES, load_state, log_path
+from runcast.registry import is_registered
+from runcast.reporter import Reporter
+
+logger = logging.getLogger("runcast")
+
+Mode: TypeAlias = Literal["process", "thread", "inline"]
+MODES: tuple[Mode, ...] = ("process", "thread", "inline")
+
+RESTARTS = 3
+"""How often a courier process that died is started again."""
+GIVE_UP_AFTER = 3600.0
+"""Seconds that a courier goes on trying to reach its tracker when nobody is left who waits for it."""
+
+# `runcast` itself may be importable only through the parent's sys.path, so that comes first.
+_BOOT = (
+    "import json, sys; spec = json.loads(sys.stdin.buffer.readline()); sys.path[:] = spec['sys_path']; "
+    "from runcast.hosts import courier_process; courier_process(spec)"
+)
+
+
+class Host(Protocol):
+    """One courier and the place where it runs."""
+
+    name: str
+
+    def start(self) -> None:
+        """Starts delivering."""
+
+    def poke(self) -> None:
+        """Says that the journal has something new."""
+
+    def wait(self, seconds: float) -> None:
+        """Gives the courier that much time, or less if it is through before."""
+
+    def alive(self) -> bool:
+        """Whether it is still at work."""
+
+    def stop(self) -> None:
+        """Ends the delivery where it is; the cursor stays."""
+
+
+def host_for(reporter: Reporter, run_dir: Path, mode: Mode) -> Host:
+    """The host of a reporter's courier, not yet started."""
+    if mode == "inline":
+        return InlineHost(reporter, run_dir)
+    if mode == "thread" or reporter.in_process or not portable(reporter):
+        return ThreadHost(reporter, run_dir)
+    return ProcessHost(reporter, run_dir)
+
+
+def portable(reporter: Reporter) -> bool:
+    """Whether another process can make the same reporter."""
+    cls = type(reporter)
+    if not is_registered(cls) or cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+        return False
+    try:
+        msgspec.json.encode(reporter.options)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def spec_of(reporter: Reporter, run_dir: Path) -> dict[str, Any]:
+    """What another process needs to make the same reporter for the same run."""
+    cls = type(reporter)
+    return {
+        "run_dir": str(run_dir),
+        "module": cls.__module__,
+        "class": cls.__qualname__,
+        "options": msgspec.to_builtins(reporter.options),
+        "sys_path": [path or os.getcwd() for path in sys.path],
+    }
+
+
+def reporter_of(spec: dict[str, Any]) -> Reporter:
+    """The reporter that `spec_of` described."""
+    found: Any = import_module(spec["module"])
+    for part in spec["class"].split("."):
+        found = getattr(found, part)
+    reporter = found(**spec["options"])
+    assert isinstance(reporter, Reporter)
+    return reporter
+
+
+def python_process(boot: str, spec: dict[str, Any], **options: Any) -> subprocess.Popen[bytes]:
+    """A Python process, in a session of its own, that gets `spec` as one line on its standard input."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", boot], stdin=subprocess.PIPE, start_new_session=True, **options
+    )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+        stdin.write(json.dumps(spec).encode() + b"\n")
+    return process
+
+
+class ProcessHost:
+    """A courier in a process of its own, which outlives this one."""
+
+    def __init__(self, reporter: Reporter, run_dir: Path) -> None:
+        self.name = reporter.name
+        self._run_dir = run_dir
+        self._spec = spec_of(reporter, run_dir)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starts = 0
+
+    def start(self) -> None:
+        path = log_path(self._run_dir, self.name)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as log:
+            self._process = python_process(_BOOT, self._spec, stdout=log, stderr=log)
+        self._starts += 1
+
+    def poke(self) -> None:
+        """The courier watches the journal by itself."""
+
+    def wait(self, seconds: float) -> None:
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+
+    def alive(self) -> bool:
+        if self._process is None:
+            return False
+        code = self._process.poll()
+        if code is None:
+            return True
+        state = load_state(self._run_dir, self.name)
+        if (state is not None and state.state in FINAL_STATES) or self._starts > RESTARTS:
+            return False
+        logger.warning("the courier of %s ended with exit code %s; starting it again", self.name, code)
+        self.start()
+        return True
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._starts = RESTARTS + 1
+            self._process.terminate()
+            self.wait(10.0)
+
+
+class ThreadHost:
+    """A courier in a daemon thread of this process."""
+
+    def __init__(self, reporter: Reporter, run_dir: Path) -> None:
+        self.name = reporter.name
+        self._courier = Courier(run_dir, reporter)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"runcast-{self.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _work(self) -> None:
+        while (pause := self._courier.advance()) is not None:
+            if self._stop.wait(pause):
+                self._courier.abandon()
+                return
+
+    def poke(self) -> None:
+        """The courier watches the journal by itself."""
+
+    def wait(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(10.0)
+
+
+class InlineHost:
+    """A courier that works when it is poked, in the calling thread. For tests and short scripts: it does block."""
+
+    def __init__(self, reporter: Reporter, run_dir: Path) -> None:
+        self.name = reporter.name
+        self._courier = Courier(run_dir, reporter)
+        self._next = 0.0
+        self._through = False
+        self._busy = threading.Lock()
+
+    def start(self) -> None:
+        self.poke()
+
+    def poke(self) -> None:
+        if self._through or time.monotonic() < self._next or not self._busy.acquire(blocking=False):
+            return
+        try:
+            pause: float | None = 0.0
+            while pause == 0.0:
+                pause = self._courier.advance()
+            self._through = pause is None
+            retrying = self._courier.state.state == "retrying"
+            self._next = time.monotonic() + pause if retrying and pause else 0.0
+        finally:
+            self._busy.release()
+
+    def wait(self, seconds: float) -> None:
+        self.poke()
+        if not self._through:
+            time.sleep(min(seconds, max(self._next - time.monotonic(), 0.01)))
+
+    def alive(self) -> bool:
+        return not self._through
+
+    def stop(self) -> None:
+        self._through = True
+        self._courier.abandon()
+
+
+def courier_process(spec: dict[str, Any]) -> None:
+    """The main function of a courier process."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    # Prompts find an empty input rather than our pipe, and training has the first call on the processor.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.nice(5)
+    courier = Courier(Path(spec["run_dir"]), reporter_of(spec), log=sys.stderr)
+    retrying_since: float | None = None
+    while (pause := courier.advance()) is not None:
+        now = time.monotonic()
+        retrying_since = (retrying_since or now) if courier.state.state == "retrying" else None
+        if retrying_since is not None and now - retrying_since > GIVE_UP_AFTER:
+            return
+        if stop.wait(pause):
+            courier.abandon()
+            return

@@ -1,0 +1,83 @@
+"""The training process: whether it is the one that writes, and what ends it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from runcast.events import RunStatus, Writer
+
+_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+
+
+def world_rank() -> int:
+    """The process's rank among all of the job: torch.distributed's, else the launcher's, else 0."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank())
+    for variable in _RANK_VARIABLES:
+        if (value := os.environ.get(variable, "")).isdigit():
+            return int(value)
+    return 0
+
+
+def this_writer() -> Writer:
+    """The current process, as a journal names its writer."""
+    import psutil
+
+    return Writer(pid=os.getpid(), started=psutil.Process().create_time(), host=os.uname().nodename)
+
+
+def exit_status() -> tuple[RunStatus, str | None]:
+    """How the interpreter is ending: by an uncaught exception, which it has just printed, or not."""
+    error = getattr(sys, "last_value", None)
+    if error is None:
+        return "completed", None
+    return status_of(error)
+
+
+def status_of(error: BaseException) -> tuple[RunStatus, str | None]:
+    """The status that a run gets which this exception ends, and the reason in words."""
+    if isinstance(error, SystemExit) and error.code in (None, 0):
+        return "completed", None
+    reason = f"{type(error).__name__}: {error}".rstrip(": ")
+    return "killed" if isinstance(error, KeyboardInterrupt) else "failed", reason
+
+
+class ExitWatch:
+    """Calls back when the process ends or is told to (SIGTERM), so that its open runs get their status.
+
+    Args:
+        at_exit: Called when the interpreter ends.
+        at_sigterm: Called on SIGTERM, before the process dies of it as it would have.
+    """
+
+    def __init__(self, at_exit: Callable[[], None], at_sigterm: Callable[[], None]) -> None:
+        self._at_sigterm = at_sigterm
+        self._at_exit = at_exit
+        self._registered = False
+
+    def watch(self) -> None:
+        """Starts watching. A handler of SIGTERM that somebody else set stays."""
+        if not self._registered:
+            atexit.register(self._at_exit)
+            self._registered = True
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._terminated)
+
+    def unwatch(self) -> None:
+        """Gives SIGTERM back."""
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGTERM) == self._terminated:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _terminated(self, _number: int, _frame: FrameType | None) -> None:
+        self._at_sigterm()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
