@@ -299,6 +299,7 @@ class Courier:
 
     def _unlock(self) -> None:
         if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # closing alone would leave it with a forked child
             os.close(self._lock)
             self._lock = None
 

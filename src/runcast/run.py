@@ -165,7 +165,6 @@ class Run:
         self.name = name or run_id
         self.status: RunStatus = "running"
         self._journal = Journal(folder / FILE_NAME) if folder is not None else None
-        self._pid = os.getpid()
         self._step = -1
         self._names: set[str] = set()
         self._warned: set[str] = set()
@@ -195,7 +194,7 @@ class Run:
     @property
     def enabled(self) -> bool:
         """Whether this handle writes: not with ``"none"``, on a rank but the first, in a forked child."""
-        return self._journal is not None and os.getpid() == self._pid
+        return self._journal is not None
 
     # -- logging ---------------------------------------------------------------------------------------------------
 
@@ -213,7 +212,7 @@ class Run:
         """
         now = time.time()
         journal = self._journal
-        if journal is None or os.getpid() != self._pid:
+        if journal is None:
             return
         if type(step) is not int:
             step = self._next_step() if step is None else _integer(step)
@@ -676,4 +675,12 @@ def _end_at_sigterm() -> None:
             run._end_journal("killed", "SIGTERM")
 
 
+def _disable_in_child() -> None:
+    """A forked child (a data loader's worker) never writes: its handles become ones that do nothing."""
+    for run in _open_runs:
+        run._journal = None
+    _open_runs.clear()
+
+
+os.register_at_fork(after_in_child=_disable_in_child)
 _watch = ExitWatch(_finish_at_exit, _end_at_sigterm)
