@@ -389,7 +389,10 @@ def test_disk_full_costs_events_and_not_the_training(run, monkeypatch, caplog):
 
 SCRIPT = """
 import os, signal, sys, runcast
-run = runcast.start_run(["console"], delivery="thread")
+class Quiet(runcast.Reporter):
+    name = "quiet"
+    def log_metrics(self, metrics, step, time): pass
+run = runcast.start_run(Quiet, delivery="thread")
 print(run.dir, flush=True)
 run.log({"x": 1.0}, step=0)
 """
@@ -504,3 +507,13 @@ def test_reporter_added_late_gets_everything(run):
     assert not run.remove_reporter("late")
     run.log({"x": 2.0}, step=1)
     assert late.metrics == [(0, {"x": 1.0})]
+
+
+def test_resumed_run_keeps_its_trackers():
+    """Without a `report_to`, a resumed run goes on in the trackers that it has."""
+    with runcast.start_run(["console"], delivery="inline") as first:
+        first.log({"x": 1.0}, step=0)
+    with runcast.start_run(resume=first.id, delivery="inline") as again:
+        again.log({"x": 2.0}, step=1)
+    assert [row.name for row in again.deliveries()] == ["console"]
+    assert again.deliveries()[0].done

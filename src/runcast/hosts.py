@@ -22,8 +22,9 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from runcast.courier import Courier
+from runcast.courier import Courier, courier_alive
 from runcast.delivery import FINAL_STATES, load_state, log_path
+from runcast.journal import FILE_NAME
 from runcast.registry import is_registered
 from runcast.reporter import Reporter
 
@@ -116,6 +117,7 @@ def python_process(boot: str, spec: dict[str, Any], **options: Any) -> subproces
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
         stdin.write(json.dumps(spec).encode() + b"\n")
+    process.stdin = None  # else `communicate` flushes the closed pipe
     return process
 
 
@@ -150,12 +152,19 @@ class ProcessHost:
         code = self._process.poll()
         if code is None:
             return True
-        state = load_state(self._run_dir, self.name)
-        if (state is not None and state.state in FINAL_STATES) or self._starts > RESTARTS:
+        if courier_alive(self._run_dir, self.name):
+            return True  # one from before the run was resumed, or of a `sync`, is at it
+        if self._through() or self._starts > RESTARTS:
             return False
         logger.warning("the courier of %s ended with exit code %s; starting it again", self.name, code)
         self.start()
         return True
+
+    def _through(self) -> bool:
+        state = load_state(self._run_dir, self.name)
+        if state is None or state.state not in FINAL_STATES:
+            return False
+        return state.state != "complete" or state.offset >= (self._run_dir / FILE_NAME).stat().st_size
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -36,7 +36,7 @@ def this_writer() -> Writer:
 def exit_status() -> tuple[RunStatus, str | None]:
     """How the interpreter is ending: by an uncaught exception, which it has just printed, or not."""
     error = getattr(sys, "last_value", None)
-    if error is None:
+    if error is None or hasattr(sys, "ps1"):  # at a prompt, an old mistake is no failure of the run
         return "completed", None
     return status_of(error)
 

@@ -51,7 +51,7 @@ def check_reporter(cls: type[Reporter]) -> None:
     where = f"reporter {cls.__module__}.{cls.__qualname__}"
     if not isinstance(cls.name, str) or not cls.name or cls.name != cls.name.strip() or set(cls.name) & set("/\\,"):
         raise TypeError(f"{where} needs a class attribute `name`, a text without slash or comma; it is {cls.name!r}")
-    if cls.name in ("all", "none"):
+    if cls.name in ("all", "none", "default"):
         raise TypeError(f"{where} can't be named {cls.name!r}: that word has a meaning in report_to")
     contract = [name for name, member in vars(Reporter).items() if callable(member) and not name.startswith("_")]
     for name in vars(cls):

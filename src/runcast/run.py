@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 from runcast import events, media
-from runcast.delivery import Delivery, deliveries, load_state
+from runcast.delivery import Delivery, deliveries, load_state, states
 from runcast.display import delivery_table, stderr
 from runcast.errors import DeliveryError, RunFolderError, TrackerStartError
 from runcast.events import Event, RunStatus, plain, scalar
@@ -27,7 +27,7 @@ from runcast.journal import FILE_NAME, Journal
 from runcast.process import ExitWatch, exit_status, status_of, this_writer, world_rank
 from runcast.record import RecordBuilder, RunRecord
 from runcast.redact import redact, redact_argument
-from runcast.registry import ReportTo, check_reporter, default_report_to, is_named, resolve_report_to
+from runcast.registry import ReportTo, check_reporter, default_report_to, is_named, resolve_report_to, wishes
 from runcast.reporter import Reporter
 
 logger = logging.getLogger("runcast")
@@ -61,7 +61,7 @@ def start_run(
 
     Args:
         report_to: ``"all"``, ``"none"``, names, a mapping of names to options, reporter classes or instances, or a list
-            of these. Default: ``$RUNCAST_REPORT_TO``, else ``"all"``.
+            of these. Default: ``$RUNCAST_REPORT_TO``, else ``"all"``; with `resume`, the trackers that the run has.
         project: What trackers file the run under. Default: ``$RUNCAST_PROJECT``, else ``"runcast"``.
         name: What people call it. Default: its id.
         group: Runs that belong together share it.
@@ -83,14 +83,13 @@ def start_run(
         MissingDependencyError: A tracker that was named is not installed.
         RunFolderError: The run folder can't be written, doesn't exist (`resume`), or is being written by another process.
     """
-    if report_to == "default":
-        report_to = default_report_to()
+    parent = Path(dir or os.environ.get("RUNCAST_DIR") or "runs")
+    if isinstance(report_to, str) and report_to == "default":
+        report_to = default_report_to() if resume is None else _trackers_of(find_run(resume, parent))
     mode = _mode(delivery)
     reporters = resolve_report_to(report_to)
-    disabled = _says_none(report_to)
-    if disabled or world_rank() != 0:
+    if wishes(report_to) in ([], ["none"]) or world_rank() != 0:
         return Run(None, _new_id(), project or "runcast", name, strict=strict)
-    parent = Path(dir or os.environ.get("RUNCAST_DIR") or "runs")
     if resume is not None:
         run = _resumed(parent, resume, resume_step)
     else:
@@ -454,7 +453,10 @@ class Run:
     def _finish(self, status: RunStatus, reason: str | None, *, strict: bool) -> None:
         if status not in events.FINAL_STATUSES:
             raise ValueError(f"a run ends as one of {', '.join(events.FINAL_STATUSES)}, not {status!r}")
-        if self.status != "running" or not self.enabled:
+        if self.status != "running":
+            return
+        if not self.enabled:
+            self.status = status
             return
         self._end_journal(status, reason)
         rows = self._wait()
@@ -591,11 +593,9 @@ def _mode(delivery: str | None) -> Mode:
     raise ValueError(f"delivery is one of {', '.join(MODES)}, not {mode!r}")
 
 
-def _says_none(report_to: ReportTo | None) -> bool:
-    """Whether the user wants nothing at all, which is not the same as no tracker being installed."""
-    from runcast.registry import wishes
-
-    return wishes(report_to) in ([], ["none"])
+def _trackers_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """The trackers that a run is reported to, with their options, as a `report_to`."""
+    return {state.name: state.options for state in states(folder) if state.state != "removed"}
 
 
 def _new_id() -> str:

@@ -1,0 +1,34 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Each does its own set-up.
+PYTHON ?= python3
+VENVS := .venv
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint format bench clean
+
+demo: $(VENVS)/demo/.done  ## Train a classifier and see the same run in five trackers.
+	HF_HUB_OFFLINE=1 $(VENVS)/demo/bin/runcast demo --output demo-output
+
+test: $(VENVS)/tox/.done  ## Run all tests, each tracker in an environment of its own.
+	$(VENVS)/tox/bin/tox run $(TOX_ARGS)
+
+lint: $(VENVS)/tox/.done  ## Style and types.
+	$(VENVS)/tox/bin/tox run -e lint,types
+
+format: $(VENVS)/tox/.done  ## Rewrite the code in the project's style.
+	$(VENVS)/tox/bin/tox run -e format
+
+bench: $(VENVS)/demo/.done  ## What one `run.log` costs the training thread.
+	$(VENVS)/demo/bin/python benchmarks/log_overhead.py
+
+clean:  ## Remove environments, caches and demo output; never ./runs.
+	rm -rf $(VENVS) .tox build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENVS)/demo/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENVS)/demo
+	$(VENVS)/demo/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]"
+	touch $@
+
+$(VENVS)/tox/.done: constraints.txt
+	$(PYTHON) -m venv $(VENVS)/tox
+	$(VENVS)/tox/bin/python -m pip install --quiet --constraint constraints.txt tox
+	touch $@

@@ -1,0 +1,103 @@
+"""The options of a few-shot training: all of transformers' own, and a few more."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import transformers
+
+from runcast.registry import default_report_to
+from runcast.reporter import Reporter
+
+if TYPE_CHECKING:
+    from runcast.registry import ReportTo
+else:
+    ReportTo = None | str | list[str]  # what `transformers.HfArgumentParser` can read from a command line
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """`transformers.TrainingArguments` with defaults for few examples, and the options of contrastive training.
+
+    Every option of the base class works. Other defaults than there: `output_dir`, batch sizes, `num_train_epochs`,
+    `learning_rate`, `logging_steps`, `logging_first_step`, `save_strategy`, `report_to`. If `load_best_model_at_end` is set
+    and `save_strategy` isn't, the best model is saved (and only that); if evaluation is on, `metric_for_best_model` is the
+    accuracy unless set, so that early stopping works.
+
+    Args:
+        report_to: Where to report: ``"all"``, ``"none"``, names, a mapping of names to options, reporter classes or
+            instances, or a list of these. By default ``$RUNCAST_REPORT_TO``, else ``"all"``.
+        sampling_strategy: ``oversampling`` repeats the rarer kind of pair (same label, different label), ``undersampling``
+            leaves out pairs of the more frequent kind, ``unique`` takes each pair once.
+        num_iterations: If set, this many pairs of each kind a text and epoch, instead of a strategy.
+        max_pairs: If positive, at most this many distinct pairs an epoch are drawn from.
+        eval_max_pairs: How many pairs of evaluation texts `eval_loss` is computed on, at most.
+        loss: ``cosine`` or ``contrastive``.
+        margin: Of the contrastive loss: the cosine distance beyond which texts of different labels don't count any more.
+        head_params: Options for fitting the head, ``{"C": 10}`` say; on a command line as JSON.
+    """
+
+    output_dir: str | None = field(default="fewshot_output", metadata={"help": "Where checkpoints and the model go."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Pairs a device and training step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Texts a device and evaluation step."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "How often to go over the pairs."})
+    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate of the body."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps, or that share of all."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Whether to log the first step."})
+    save_strategy: str = field(default="no", metadata={"help": "When to save: no, steps, epoch or best."})
+    report_to: ReportTo = field(  # type: ignore[assignment]  # more forms than the base class has, on purpose
+        default_factory=default_report_to, metadata={"help": 'Where to report: "all", "none", or names.'}
+    )
+
+    sampling_strategy: str = field(
+        default="oversampling", metadata={"help": "How to draw pairs: oversampling, undersampling or unique."}
+    )
+    num_iterations: int | None = field(
+        default=None, metadata={"help": "So many pairs of each kind a text and epoch, instead of a strategy."}
+    )
+    max_pairs: int = field(default=-1, metadata={"help": "At most so many distinct pairs an epoch; -1 for no limit."})
+    eval_max_pairs: int = field(default=5000, metadata={"help": "At most so many pairs for eval_loss."})
+    loss: str = field(default="cosine", metadata={"help": "What to minimise: cosine or contrastive."})
+    margin: float = field(default=0.5, metadata={"help": "Margin of the contrastive loss."})
+    head_params: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'Options for fitting the head, as JSON: {"C": 10}.'}
+    )
+
+    def __post_init__(self) -> None:
+        if self.load_best_model_at_end and self.save_strategy == "no":
+            self.save_strategy = "best"
+            self.save_total_limit = self.save_total_limit or 1
+        if self.metric_for_best_model is None and (self.eval_strategy != "no" or self.load_best_model_at_end):
+            self.metric_for_best_model = "accuracy"
+        if isinstance(self.head_params, str):
+            self.head_params = json.loads(self.head_params)
+        # What report_to means is for runcast to say: transformers must see none of it.
+        report_to, self.report_to = self.report_to, "none"
+        super().__post_init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        self.report_to = report_to
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as JSON values; reporters by name, since their own options may be secret."""
+        options: dict[str, Any] = super().to_dict()  # type: ignore[no-untyped-call]  # as above
+        return {**options, "report_to": reporter_names(self.report_to)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A reporter may hold a secret, or something that can't be pickled; checkpoints get its name.
+        return {**self.__dict__, "report_to": reporter_names(self.report_to)}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingArguments:
+        # Not through __getstate__: a copy keeps its reporters.
+        return dataclasses.replace(self)
+
+
+def reporter_names(report_to: ReportTo) -> Any:
+    """`report_to` with names in place of reporter classes, instances and options."""
+    if report_to is None or isinstance(report_to, str):
+        return report_to
+    if isinstance(report_to, Reporter) or (isinstance(report_to, type) and issubclass(report_to, Reporter)):
+        return report_to.name
+    names = [reporter_names(item) for item in report_to]
+    return [name for item in names for name in (item if isinstance(item, list) else [item])]

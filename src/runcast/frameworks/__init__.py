@@ -1,0 +1,1 @@
+"""Adapters to training frameworks, one module a framework; each imports its framework, this package imports none."""
