@@ -20,10 +20,11 @@ if TYPE_CHECKING:
         TrackerStartError,
         UnknownTrackerError,
     )
+    from runcast.folder import read_run
     from runcast.record import Point, RunRecord
     from runcast.registry import available_reporters, register_reporter, resolve_report_to
     from runcast.reporter import Availability, NativeRun, Reporter, Requirement, RunInfo
-    from runcast.run import Run, current_run, read_run, start_run
+    from runcast.run import Run, current_run, start_run
 
 __version__ = "0.1.0"
 
@@ -48,7 +49,7 @@ _MODULE_OF = {
     "RunInfo": "reporter",
     "Run": "run",
     "current_run": "run",
-    "read_run": "run",
+    "read_run": "folder",
     "start_run": "run",
 }
 

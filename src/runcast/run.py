@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import operator
 import os
-import re
-import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,10 +20,10 @@ from runcast.delivery import Delivery, deliveries, load_state, states
 from runcast.display import delivery_table, stderr
 from runcast.errors import DeliveryError, RunFolderError, TrackerStartError
 from runcast.events import Event, RunStatus, plain, scalar
+from runcast.folder import create_folder, find_run, new_run_id, outline
 from runcast.hosts import MODES, Host, Mode, host_for
 from runcast.journal import FILE_NAME, Journal
 from runcast.process import ExitWatch, exit_status, status_of, this_writer, world_rank
-from runcast.record import RecordBuilder, RunRecord
 from runcast.redact import redact, redact_argument
 from runcast.registry import ReportTo, check_reporter, default_report_to, is_named, resolve_report_to, wishes
 from runcast.reporter import Reporter
@@ -89,12 +87,14 @@ def start_run(
     mode = _mode(delivery)
     reporters = resolve_report_to(report_to)
     if wishes(report_to) in ([], ["none"]) or world_rank() != 0:
-        return Run(None, _new_id(), project or "runcast", name, strict=strict)
+        return Run(None, new_run_id(), project or "runcast", name, strict=strict)
     if resume is not None:
         run = _resumed(parent, resume, resume_step)
     else:
-        run_id = _new_id()
-        run = Run(_new_folder(parent, run_id), run_id, project or os.environ.get("RUNCAST_PROJECT") or "runcast", name)
+        run_id = new_run_id()
+        run = Run(
+            create_folder(parent, run_id), run_id, project or os.environ.get("RUNCAST_PROJECT") or "runcast", name
+        )
         run._append(
             events.RunStarted(
                 time=time.time(),
@@ -117,29 +117,6 @@ def start_run(
     _open_runs.append(run)
     _watch.watch()
     return run
-
-
-def read_run(run_dir: str | os.PathLike[str]) -> RunRecord:
-    """The journal of a run folder as a record. A run whose process vanished reads as ``crashed``.
-
-    Raises:
-        RunFolderError: There is no journal in it.
-        JournalError: The journal is none, or of a newer format.
-    """
-    folder = Path(run_dir)
-    journal = Journal(folder / FILE_NAME)
-    writer = journal.start().writer
-    builder = RecordBuilder(folder)
-    for entry in journal.read():
-        builder.add(entry.event)
-        if isinstance(entry.event, events.RunResumed):
-            writer = entry.event.writer
-    record = builder.record
-    if record.status == "running":
-        from runcast.courier import writer_alive
-
-        record.status = "running" if writer_alive(writer) else "crashed"
-    return record
 
 
 class Run:
@@ -598,68 +575,18 @@ def _trackers_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {state.name: state.options for state in states(folder) if state.state != "removed"}
 
 
-def _new_id() -> str:
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-
-
-def _new_folder(parent: Path, run_id: str) -> Path:
-    folder = parent.absolute() / run_id
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700)
-    except OSError as error:
-        raise RunFolderError(
-            error.errno,
-            f"can't create a run folder ({error.strerror}); choose another with dir= or $RUNCAST_DIR",
-            str(folder),
-        ) from error
-    return folder
-
-
 def _resumed(parent: Path, resume: str | os.PathLike[str], step: int | None) -> Run:
-    from runcast.courier import writer_alive
-
     folder = find_run(resume, parent)
-    journal = Journal(folder / FILE_NAME)
-    start = journal.start()
-    writer, last, status = start.writer, -1, "running"
-    for entry in journal.read():
-        match entry.event:
-            case events.RunResumed():
-                writer, status = entry.event.writer, "running"
-            case events.RunFinished():
-                status = entry.event.status
-            case events.Metrics(step=at):
-                last = max(last, at)
-    if status == "running" and (writer.pid == os.getpid() or writer_alive(writer)):
+    found = outline(folder)
+    if found.status == "running":
         raise RunFolderError(
-            f"run {start.run_id} is being written by process {writer.pid} on {writer.host}: finish it first"
+            f"run {found.start.run_id} is being written by process {found.writer.pid} on {found.writer.host}: "
+            "finish it first"
         )
-    run = Run(folder, start.run_id, start.project, start.name)
-    run._step = last if step is None else min(last, _integer(step))
+    run = Run(folder, found.start.run_id, found.start.project, found.start.name)
+    run._step = found.last_step if step is None else min(found.last_step, _integer(step))
     run._append(events.RunResumed(time=time.time(), writer=this_writer(), step=step))
     return run
-
-
-def find_run(run: str | os.PathLike[str], parent: Path | None = None) -> Path:
-    """The folder of a run, given as a folder, an id, or the unique beginning of one.
-
-    Raises:
-        RunFolderError: There is none, or several begin so.
-    """
-    folder = Path(run)
-    if (folder / FILE_NAME).is_file():
-        return folder.absolute()
-    parent = parent or Path(os.environ.get("RUNCAST_DIR") or "runs")
-    if re.fullmatch(r"[\w.-]+", str(run)):
-        found = sorted(path.parent for path in parent.glob(f"{run}*/{FILE_NAME}"))
-        if len(found) == 1:
-            return found[0].absolute()
-        if found:
-            raise RunFolderError(
-                f"several runs in {parent} begin with {str(run)!r}: {', '.join(p.name for p in found)}"
-            )
-    raise RunFolderError(f"no run {str(run)!r}: neither a run folder nor the id of one in {parent.absolute()}")
 
 
 def _finish_at_exit() -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from runcast import events
-from runcast.courier import courier_alive, writer_alive
+from runcast.courier import courier_alive
 from runcast.delivery import FINAL_STATES, Delivery, TrackerState, deliveries, load_state, states
 from runcast.errors import RuncastError
+from runcast.folder import outline
 from runcast.hosts import Host, host_for
 from runcast.journal import FILE_NAME, Journal
 from runcast.registry import ReportTo, resolve_report_to
@@ -112,14 +112,7 @@ def delivered(row: Delivery, *, still_written: bool) -> bool:
 
 def is_open(run_dir: Path) -> bool:
     """Whether a process is still writing the run."""
-    journal = Journal(run_dir / FILE_NAME)
-    writer, ended = journal.start().writer, False
-    for entry in journal.read():
-        if isinstance(entry.event, events.RunResumed):
-            writer, ended = entry.event.writer, False
-        elif isinstance(entry.event, events.RunFinished):
-            ended = True
-    return not ended and writer_alive(writer)
+    return outline(run_dir).status == "running"
 
 
 def replace_state(row: Delivery, state: str, detail: str | None) -> Delivery:

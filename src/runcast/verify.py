@@ -17,11 +17,11 @@ import msgspec
 
 from runcast.delivery import TrackerState, load_state, states
 from runcast.flatten import flatten
+from runcast.folder import read_run
 from runcast.hosts import python_process, reporter_of, spec_of
 from runcast.record import ArtifactRecord, RunRecord
 from runcast.registry import reporter_class
 from runcast.reporter import Reporter
-from runcast.run import read_run
 
 TIME_TOLERANCE = 0.0015
 """Seconds: several trackers keep whole milliseconds."""
