@@ -335,12 +335,12 @@ class HttpError(Exception):
     ("error", "verdict"),
     [
         (ConnectionResetError("x"), True), (TimeoutError("x"), True), (HttpError(503), True), (HttpError(401), False), (HttpError(404), False),
-        (HttpError(429, Retry_After="7"), 7.0), (HttpError(429), True), (ValueError("x"), False), (OSError(28, "disk full"), False),
+        (HttpError(429, Retry_After="7"), 7.0), (HttpError(429), True), (ValueError("x"), False), (OSError(28, "disk full"), True), (OSError(13, "not allowed"), False),
         (type("ConnectTimeout", (OSError,), {})("requests has its own"), True),
     ],
 )  # fmt: skip
 def test_default_verdict_on_errors(error, verdict):
-    """Connections, time-outs, 408, 429 and 5xx are worth another try; refusals are not."""
+    """Connections, time-outs, a full disk, 408, 429 and 5xx are worth another try; refusals are not."""
     assert transient(error) == verdict
 
 

@@ -10,6 +10,7 @@ harmless where its tracker can. Constructing one is cheap and imports no SDK; `o
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -243,7 +244,7 @@ class Reporter:
     def is_transient(self, error: Exception) -> bool | float:
         """Whether to try again (True, or after so many seconds) or to set the event aside.
 
-        The default: connections that fail, time-outs, and the HTTP answers 408, 429 and 5xx, of any client library.
+        The default: connections that fail, time-outs, a full disk, and the HTTP answers 408, 429 and 5xx, of any client library.
         """
         return transient(error)
 
@@ -288,6 +289,8 @@ def transient(error: BaseException) -> bool | float:
             return float(after) if after.isdigit() else True
         if isinstance(seen, ConnectionError | TimeoutError | BlockingIOError):
             return True
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True  # somebody may make room
         if any(cls.__name__ in _TRANSIENT_NAMES for cls in type(seen).__mro__):
             return True
         seen = seen.__cause__ or seen.__context__

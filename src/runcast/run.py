@@ -17,7 +17,6 @@ from typing import Any, Literal, Self, get_args
 
 from runcast import events, media
 from runcast.delivery import Delivery, deliveries, load_state, states
-from runcast.display import delivery_table, stderr
 from runcast.errors import DeliveryError, RunFolderError, TrackerStartError
 from runcast.events import Event, RunStatus, plain, scalar
 from runcast.folder import create_folder, find_run, new_run_id, outline
@@ -438,6 +437,8 @@ class Run:
         self._end_journal(status, reason)
         rows = self._wait()
         if self._hosts:
+            from runcast.display import delivery_table, stderr  # rich: not before somebody looks
+
             stderr().print(delivery_table(f"{self.name} · {status} · {self.dir}", rows))
         if self._lost:
             logger.error("%d events of this run could not be written to its journal and are lost", self._lost)

@@ -16,6 +16,7 @@ import ctypes
 import hashlib
 import io
 import itertools
+import math
 import os
 import shlex
 import socket
@@ -312,7 +313,9 @@ class _Stored:
         cells = [cell.decode() for cell in value.tensor.string_val]
         shape = [dim.size for dim in value.tensor.tensor_shape.dim]
         if value.tag.startswith(_OURS):
-            self._add_ours(value.tag, {name: from_text(text) for name, text in zip(cells[2::2], cells[3::2], strict=True)})
+            self._add_ours(
+                value.tag, {name: from_text(text) for name, text in zip(cells[2::2], cells[3::2], strict=True)}
+            )
         elif shape:
             width = shape[1]
             rows = [tuple(from_text(cell) for cell in cells[i * width : (i + 1) * width]) for i in range(1, shape[0])]
@@ -360,8 +363,9 @@ def _events_of(folder: Path) -> list[Any]:
 
 def _sharpened(shown: float, exact: float | None) -> float:
     """The double that TensorBoard shows as the float32 `shown`."""
-    same = exact is not None and (ctypes.c_float(exact).value == shown or (exact != exact and shown != shown))
-    return exact if same and exact is not None else shown
+    if exact is None or math.isnan(shown):
+        return shown
+    return exact if ctypes.c_float(exact).value == shown else shown
 
 
 def _histogram_point(event: Any, tensor: Any) -> HistogramPoint:

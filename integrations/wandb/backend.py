@@ -1,0 +1,49 @@
+"""What W&B's offline mode leaves on disk, as W&B's own records."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from runcast.delivery import load_state
+from runcast.record import RunRecord
+from runcast.reporter import NativeRun
+from runcast.reporters.wandb import WandbReporter, _Log
+
+
+def native_of(run_dir: Path) -> NativeRun:
+    return load_state(run_dir, "wandb").native
+
+
+def read(run_dir: Path) -> RunRecord:
+    return WandbReporter().read(native_of(run_dir))
+
+
+def logs(root: Path) -> list[Path]:
+    """The transaction logs below a folder, one each time that the run was opened, oldest first."""
+    return sorted(root.glob("wandb/*run-*/*.wandb"))
+
+
+def records(path: Path, kind: str) -> list[Any]:
+    """The records of one kind of a transaction log."""
+    return [getattr(record, kind) for record in _Log(path).records() if record.WhichOneof("record_type") == kind]
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The history, nested values by the path of their names."""
+    return [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row.item}
+        for row in records(path, "history")
+    ]
+
+
+def python(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs code in a process of its own; fails with its output."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
