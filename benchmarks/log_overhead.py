@@ -112,7 +112,9 @@ def measured(kind: str, trackers: tuple[str, ...], steps: int) -> dict[str, obje
             "DO_NOT_TRACK": "1",
         }
         command = [sys.executable, __file__, "--child", kind, ",".join(trackers), "--steps", str(steps)]
-        process = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)  # noqa: E501 -- one call
+        process = subprocess.run(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
         if process.returncode:
             sys.exit(f"{kind} {trackers}: exit code {process.returncode}\n{process.stderr[-3000:]}")
         result = json.loads(process.stdout.strip().splitlines()[-1])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import Pooling, Transformer
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from threadpoolctl import threadpool_limits
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+import runcast
+from runcast import Reporter, RunRecord
 from runcast.fewshot import FewShotClassifier, TrainingArguments
 
 TOPICS = {
@@ -28,13 +33,24 @@ def texts_and_labels(times: int = 2) -> tuple[list[str], list[str]]:
     return [text for text, _ in rows], [label for _, label in rows]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models this small are many times faster on one thread where other processes keep the cores busy."""
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+
+
 @pytest.fixture(scope="session")
 def body_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a Sentence Transformer with two layers of 16 dimensions."""
     folder = tmp_path_factory.mktemp("body")
     words = sorted({word for text in texts_and_labels(5)[0] for word in text.split()})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary), "utf-8")
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", *words])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 16}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=16,
@@ -46,9 +62,8 @@ def body_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         BertModel(config).save_pretrained(folder)
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    transformer = Transformer(str(folder), max_seq_length=16)
-    SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu").save_pretrained(str(folder / "st"))
+    # A plain transformer becomes a Sentence Transformer with mean pooling.
+    SentenceTransformer(str(folder), device="cpu").save_pretrained(str(folder / "st"))
     return folder / "st"
 
 
@@ -92,15 +107,49 @@ def make_args(tmp_path: Path) -> Callable[..., TrainingArguments]:
     return make
 
 
-@pytest.fixture(autouse=True)
-def isolated_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Runs go below `tmp_path`, are delivered in this process, and none is left open."""
-    import runcast
+class Recorder(Reporter):
+    """Keeps what it gets; a class of its own a test, so that nothing is shared."""
 
-    for name, value in {"RUNCAST_DIR": str(tmp_path / "runs"), "RUNCAST_DELIVERY": "inline", "WANDB_MODE": "offline"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("RUNCAST_REPORT_TO", raising=False)
+    name = "recorder"
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, int, float]] = []
+        self.closed: list[str] = []
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int, time: float) -> None:
+        self.points += [(key, step, value) for key, value in metrics.items()]
+
+    def close(self, status: str) -> None:
+        self.closed.append(status)
+
+
+@pytest.fixture
+def recorder_class() -> type[Recorder]:
+    """The class of a reporter that nobody registered."""
+    return Recorder
+
+
+@pytest.fixture
+def recorder(recorder_class: type[Recorder]) -> Recorder:
+    """A reporter that keeps what it gets."""
+    return recorder_class()
+
+
+@pytest.fixture(autouse=True)
+def _inline_and_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trackers are delivered to at once, in this process and offline; files land below `tmp_path`."""
+    monkeypatch.setenv("RUNCAST_DELIVERY", "inline")
+    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)
-    yield tmp_path / "runs"
-    while (run := runcast.current_run()) is not None:
-        run.finish("failed")
+
+
+@pytest.fixture
+def only_run(tmp_path: Path) -> Callable[[], RunRecord]:
+    """Reads the one run that the test has written."""
+
+    def read() -> RunRecord:
+        folders = list((tmp_path / "runs").iterdir())
+        assert len(folders) == 1, f"expected one run, found {folders}"
+        return runcast.read_run(folders[0])
+
+    return read

@@ -1,6 +1,10 @@
 """Few-shot text classification: fine-tune a Sentence Transformer on pairs of texts, then fit a classification head."""
 
+from runcast.errors import missing_extra
+
 try:
+    import torch  # noqa: F401 -- first, because transformers' own error doesn't name it
+
     from runcast.fewshot.arguments import TrainingArguments
     from runcast.fewshot.callbacks import EmbeddingPlotCallback
     from runcast.fewshot.data import Examples
@@ -9,8 +13,6 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("runcast"):
         raise
-    raise ImportError(
-        f'runcast.fewshot needs {error.name}, which is not installed: pip install "runcast[train]"', name=error.name
-    ) from error
+    raise missing_extra(f"{error.name or error}, which runcast.fewshot needs,", "train") from error
 
 __all__ = ["EmbeddingPlotCallback", "Examples", "FewShotClassifier", "Trainer", "TrainingArguments"]

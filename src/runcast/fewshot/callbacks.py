@@ -48,7 +48,7 @@ class EmbeddingPlotCallback(TrainerCallback):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         *,
-        max_points: int = 400,
+        max_points: int = 300,
         perplexity: float = 30.0,
         seed: int = 0,
         column_mapping: Mapping[str, str] | None = None,
@@ -126,12 +126,14 @@ def two_dimensions(embeddings: npt.ArrayLike, perplexity: float = 30.0, seed: in
         seed: Of t-SNE's own random state; the global ones stay as they are.
     """
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     vectors = np.asarray(embeddings, dtype=np.float64)
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     perplexity = min(perplexity, (len(vectors) - 1) / 3)
     tsne = TSNE(n_components=2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
-    points: npt.NDArray[np.float64] = tsne.fit_transform(vectors)
+    with threadpool_limits(1):  # its threads wait for each other in loops: many times slower on a busy machine
+        points: npt.NDArray[np.float64] = tsne.fit_transform(vectors)
     return points
 
 

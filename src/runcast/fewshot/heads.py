@@ -95,8 +95,10 @@ class LogisticHead(Head):
 
     def _fit(self, vectors: Floats, targets: npt.NDArray[np.intp], seed: int, **params: Any) -> tuple[Floats, Floats]:
         from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
 
-        model = LogisticRegression(**{"max_iter": 1000, "random_state": seed, **params}).fit(vectors, targets)
+        with threadpool_limits(1):  # so few numbers: threads would mostly wait for each other
+            model = LogisticRegression(**{"max_iter": 1000, "random_state": seed, **params}).fit(vectors, targets)
         if len(model.coef_) > 1:
             return model.coef_, model.intercept_
         # Two classes: scikit-learn keeps the score of the second; against a score of 0, softmax is the sigmoid.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,6 @@ from runcast.fewshot.metrics import ClassificationMetrics, Metric
 from runcast.fewshot.model import FewShotClassifier
 from runcast.fewshot.sampling import ContrastivePairs
 from runcast.frameworks.transformers import ReportingCallback
-from runcast.registry import reporter_class
 from runcast.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Trainer(transformers.Trainer):
         reporters: list[Any] = []
         for callback in callbacks or []:
             (reporters if _is_reporter(callback) else others).append(callback)
-        if not any(isinstance(callback, ReportingCallback) for callback in others):
+        if not any(callback is ReportingCallback or isinstance(callback, ReportingCallback) for callback in others):
             reporting = _reporting_callback(args, train)
             others = others if reporting.is_silent else [reporting, *others]
         # transformers would add its own tracker callbacks for what it finds in report_to.
@@ -401,19 +401,24 @@ class Trainer(transformers.Trainer):
         compute_objective: Callable[[dict[str, float]], float] | None = None,
         n_trials: int = 20,
         direction: str | list[str] = "maximize",
-        *args: Any,
+        backend: Any = None,
+        hp_name: Callable[[Any], str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Searches good options, one run a trial; the arguments are the base class's.
+        """Searches good options: one run a trial, all in one group. Needs `model_init`, and optuna or Ray Tune.
 
         Args:
             hp_space: From a trial to the options to try.
             compute_objective: From the metrics of an evaluation to what to optimise; by default ``eval_accuracy``.
             n_trials: How many to try.
             direction: ``maximize`` or ``minimize`` the objective.
-            args: As in the base class.
-            kwargs: As in the base class.
+            backend: ``"optuna"`` or ``"ray"``; by default the one that is installed.
+            hp_name: From a trial to the name of its run; by default ``trial-<number>``.
+            kwargs: For the backend, `pruner` say.
         """
+
+        def name(trial: Any) -> str:
+            return hp_name(trial) if hp_name else f"trial-{getattr(trial, 'number', uuid.uuid4().hex[:6])}"
 
         def objective(metrics: dict[str, float]) -> float:
             value = compute_objective(metrics) if compute_objective else metrics["eval_accuracy"]
@@ -422,9 +427,15 @@ class Trainer(transformers.Trainer):
                 reporting.run.set_summary({"objective": value})
             return value
 
+        reporting = self._reporting()
+        group = None if reporting is None else reporting.group
+        if reporting is not None:
+            reporting.group = group or time.strftime("search-%Y%m%d-%H%M%S")
         try:
-            return super().hyperparameter_search(hp_space, objective, n_trials, direction, *args, **kwargs)
+            return super().hyperparameter_search(hp_space, objective, n_trials, direction, backend, name, **kwargs)
         finally:
+            if reporting is not None:
+                reporting.group = group
             self.finish_run()
 
     # -- callbacks, reporters, the run -----------------------------------------------------------------------------
@@ -461,8 +472,8 @@ class Trainer(transformers.Trainer):
         """
         if not _is_reporter(callback):
             return super().pop_callback(cast("TrainerCallback", callback))
-        reporting = self._reporting()
-        return None if reporting is None else reporting.pop_reporter(callback)
+        reporting = self._reporting() or ReportingCallback("none")
+        return reporting.pop_reporter(callback)
 
     def remove_callback(self, callback: Callback) -> None:
         """Removes a callback or a reporter.
@@ -513,6 +524,7 @@ class Trainer(transformers.Trainer):
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type != "cpu",
             persistent_workers=workers > 0 and self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            generator=torch.Generator().manual_seed(self.args.seed),  # else each evaluation moves the global one
             drop_last=self.args.dataloader_drop_last and isinstance(sampler, ContrastivePairs),
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
@@ -548,9 +560,7 @@ def _reporting_callback(args: TrainingArguments, train: Examples | None, **overr
 
 
 def _is_reporter(callback: Callback) -> TypeGuard[Reporter | type[Reporter] | str]:
-    if isinstance(callback, str):
-        return bool(reporter_class(callback))
-    return isinstance(callback, Reporter) or (isinstance(callback, type) and issubclass(callback, Reporter))
+    return isinstance(callback, Reporter | str) or (isinstance(callback, type) and issubclass(callback, Reporter))
 
 
 def _is_pruned(error: BaseException) -> bool:

@@ -17,12 +17,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
-
+from runcast.errors import missing_extra
 from runcast.registry import ReportTo, default_report_to, is_registered, reporter_class, resolve_report_to, wishes
 from runcast.reporter import Reporter
 from runcast.run import Run, current_run, start_run
+
+try:
+    from transformers import TrainerCallback
+    from transformers.trainer_callback import ExportableState
+except ModuleNotFoundError as error:
+    raise missing_extra("transformers", "train") from error
 
 if TYPE_CHECKING:
     from runcast.events import RunStatus
@@ -91,6 +95,7 @@ class ReportingCallback(TrainerCallback, ExportableState):
         self.log_model = log_model
         self.start_timeout = start_timeout
         self.run: Run | None = None
+        self._came_with_all = False
         self._phase: Literal["before training", "training", "after training"] = "before training"
 
     # -- which trackers --------------------------------------------------------------------------------------------
@@ -101,11 +106,11 @@ class ReportingCallback(TrainerCallback, ExportableState):
         return wishes(self.report_to) in ([], ["none"])
 
     def add_reporter(self, reporter: Reporter | type[Reporter] | str) -> None:
-        """Reports to one more tracker; in an open run from its first event on."""
+        """Reports to one more tracker, instead of one of that name; in an open run from its first event on."""
         for added in resolve_report_to(reporter):
-            self.pop_reporter(added.name)
-            self.reporters.append(added)
-            self.report_to = list(self.reporters)
+            for ours in [ours for ours in self.reporters if ours.name == added.name]:
+                self._drop(ours)
+            self._set_reporters([*self.reporters, added])
             if self.run is not None and self.run.dir is None:
                 self.run = None  # it was silent until now
             elif self.run is not None and self._is_open:
@@ -123,14 +128,23 @@ class ReportingCallback(TrainerCallback, ExportableState):
         Raises:
             ValueError: No tracker has that name.
         """
+        if isinstance(reporter, str) and not any(ours.name == reporter for ours in self.reporters):
+            reporter = reporter_class(reporter).name  # an alias, or one that isn't here
         for ours in self.reporters:
             if _is(ours, reporter):
-                self.reporters.remove(ours)
-                self.report_to = list(self.reporters)
-                if self._is_open and self.run is not None:
-                    self.run.remove_reporter(ours.name)
+                self._drop(ours)
                 return ours
         return None
+
+    def _drop(self, ours: Reporter) -> None:
+        self._set_reporters([reporter for reporter in self.reporters if reporter is not ours])
+        if self._is_open and self.run is not None:
+            self.run.remove_reporter(ours.name)
+
+    def _set_reporters(self, reporters: list[Reporter]) -> None:
+        # Those that came with "all" weren't asked for by name, also when another one is added or taken away.
+        self._came_with_all = self._came_with_all or "all" in wishes(self.report_to)
+        self.report_to = self.reporters = reporters
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
@@ -168,7 +182,7 @@ class ReportingCallback(TrainerCallback, ExportableState):
             self.run = users
             return users
         if users is not None:
-            group = group or users.name  # trials: one run each, under the user's
+            group = users.name  # trials: one run each, under the user's
         again = checkpoint or (self.run.dir if self.run is not None and self._owns_run else None)
         self.run = start_run(
             report_to=self.report_to,
@@ -200,7 +214,7 @@ class ReportingCallback(TrainerCallback, ExportableState):
         self._phase = "training"
         # A checkpoint without this callback's state would make transformers fail at its next save.
         state.stateful_callbacks[type(self).__name__] = self.state()
-        if "all" not in wishes(self.report_to):
+        if not self._came_with_all:
             run.wait_started(self.start_timeout)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **kwargs: Any) -> None:
@@ -312,7 +326,7 @@ def translate(logs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _is(ours: Reporter, wanted: Reporter | type[Reporter] | str) -> bool:
     if isinstance(wanted, str):
-        return ours.name == wanted or ours.name == reporter_class(wanted).name
+        return ours.name == wanted
     return isinstance(ours, wanted) if isinstance(wanted, type) else ours is wanted
 
 

@@ -1,0 +1,95 @@
+"""Training arguments take any report_to, and survive what transformers does with them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import json
+import pickle
+
+import pytest
+import torch
+from transformers import HfArgumentParser
+
+from runcast.fewshot import TrainingArguments
+
+
+@pytest.mark.parametrize(
+    "report_to", ["wandb", ["wandb", "tensorboard"], "all", "none", None, {"wandb": {"mode": "offline"}}]
+)
+def test_report_to_is_kept_as_given(report_to):
+    """Every form of report_to is there afterwards: it isn't transformers that resolves it."""
+    assert TrainingArguments(report_to=report_to).report_to == report_to
+
+
+def test_reporter_classes_and_instances_are_kept(recorder, recorder_class):
+    """Classes and instances are there afterwards, also in copies; in dicts they are names."""
+    args = TrainingArguments(report_to=[recorder, recorder_class])
+    assert copy.deepcopy(args).report_to == dataclasses.replace(args).report_to == [recorder, recorder_class]
+    assert args.to_dict()["report_to"] == ["recorder", "recorder"]
+
+
+def test_report_to_defaults_to_the_environment_else_all(monkeypatch):
+    """Without a word it is "all", unless RUNCAST_REPORT_TO says otherwise."""
+    assert TrainingArguments().report_to == "all"
+    monkeypatch.setenv("RUNCAST_REPORT_TO", "console")
+    assert TrainingArguments().report_to == "console"
+
+
+def test_arguments_can_be_saved_whatever_the_reporters(recorder):
+    """JSON, pickle and torch.save work with live reporters, and keep their options (secrets, maybe) out."""
+    recorder.unpicklable = lambda: None
+    args = TrainingArguments(report_to=[recorder, {"wandb": {"api_key": "very secret"}}], head_params={"C": 2.0})
+    assert json.loads(args.to_json_string())["report_to"] == ["recorder", "wandb"]
+    torch.save(args, buffer := io.BytesIO())
+    buffer.seek(0)
+    for loaded in (pickle.loads(pickle.dumps(args)), torch.load(buffer, weights_only=False)):
+        assert loaded.report_to == ["recorder", "wandb"]
+        assert loaded.head_params == {"C": 2.0}
+    assert b"very secret" not in pickle.dumps(args)
+
+
+def test_a_command_line_is_understood():
+    """transformers' own argument parser reads every option, JSON among them."""
+    line = [
+        "--report_to",
+        "wandb,mlflow",
+        "--head_params",
+        '{"C": 3}',
+        "--num_iterations",
+        "5",
+        "--loss",
+        "contrastive",
+    ]
+    (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(line)
+    assert (args.report_to, args.head_params, args.num_iterations, args.loss) == (
+        "wandb,mlflow",
+        {"C": 3},
+        5,
+        "contrastive",
+    )
+
+
+def test_evaluation_watches_the_accuracy_unless_told_otherwise():
+    """With evaluation on, the best model is the most accurate one; a metric of the user's stays."""
+    args = TrainingArguments(eval_strategy="steps")
+    assert (args.metric_for_best_model, args.greater_is_better) == ("accuracy", True)
+    args = TrainingArguments(eval_strategy="steps", metric_for_best_model="eval_loss")
+    assert (args.metric_for_best_model, args.greater_is_better) == ("eval_loss", False)
+    assert TrainingArguments().metric_for_best_model is None
+
+
+def test_wanting_the_best_model_saves_it():
+    """load_best_model_at_end alone is enough: the best checkpoint is saved, and only that."""
+    args = TrainingArguments(eval_strategy="steps", load_best_model_at_end=True)
+    assert (args.save_strategy, args.save_total_limit) == ("best", 1)
+    args = TrainingArguments(eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
+    assert (args.save_strategy, args.save_total_limit) == ("epoch", None)
+
+
+def test_defaults_suit_few_examples():
+    """The defaults are those of contrastive training on few texts."""
+    args = TrainingArguments()
+    assert (args.per_device_train_batch_size, args.learning_rate, args.num_train_epochs) == (16, 2e-5, 1.0)
+    assert (args.save_strategy, args.sampling_strategy, args.loss) == ("no", "oversampling", "cosine")

@@ -1,0 +1,601 @@
+"""The trainer trains, evaluates, predicts, stops early, resumes, and reports it all into one run."""
+
+from __future__ import annotations
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
+
+import runcast
+from runcast.fewshot import FewShotClassifier, Trainer, TrainingArguments
+from runcast.frameworks.transformers import ReportingCallback
+
+
+@pytest.fixture
+def make_trainer(model, make_args, train_data, eval_data):
+    """A trainer for the tiny model; options of the arguments go by keyword, those of the trainer in `trainer`."""
+
+    def make(trainer=None, **options):
+        defaults = {"model": model, "train_dataset": train_data, "eval_dataset": eval_data}
+        return Trainer(args=make_args(**options), **{**defaults, **(trainer or {})})
+
+    return make
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+# -- training and evaluation -----------------------------------------------------------------------------------------
+
+
+def test_training_moves_the_body_and_fits_the_head(make_trainer, model, eval_data):
+    """After training the body is another, and the classifier predicts labels of texts it has not seen."""
+    before = weights(model).clone()
+    trainer = make_trainer(max_steps=15)
+    trainer.train()
+    assert not torch.equal(weights(model), before)
+    assert np.mean(model.predict(eval_data["text"]) == np.array(eval_data["label"])) > 0.8
+    assert model.labels == ["account", "billing", "delivery"]
+
+
+def test_training_brings_texts_of_a_label_together(make_trainer):
+    """The contrastive loss on evaluation pairs sinks."""
+    trainer = make_trainer(max_steps=20)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < 0.6 * before
+
+
+@pytest.mark.parametrize("loss", ["cosine", "contrastive"])
+@pytest.mark.parametrize("sampling_strategy", ["oversampling", "undersampling", "unique"])
+def test_every_loss_and_strategy_trains(make_trainer, loss, sampling_strategy):
+    """Each combination runs and gives a finite loss."""
+    output = make_trainer(loss=loss, sampling_strategy=sampling_strategy, max_steps=2).train()
+    assert np.isfinite(output.training_loss)
+
+
+def test_an_epoch_has_all_the_pairs(make_trainer):
+    """Without max_steps, an epoch goes over as many pairs as the strategy says."""
+    trainer = make_trainer(max_steps=-1, num_train_epochs=1, num_iterations=1)
+    assert trainer.train().global_step == 2 * 24 // 8
+
+
+def test_each_epoch_draws_other_pairs(make_trainer):
+    """The second epoch is not a copy of the first."""
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+            seen.append(list(train_dataloader.dataset.pairs))
+
+    make_trainer({"callbacks": [Watch]}, max_steps=-1, num_train_epochs=2, num_iterations=1).train()
+    assert len(seen) == 2 and seen[0] != seen[1]
+
+
+def test_a_text_that_occurs_twice_in_a_batch_is_embedded_once(make_trainer):
+    """The tokens of a batch are those of its distinct texts."""
+    trainer = make_trainer(per_device_train_batch_size=64)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert len(batch["input_ids"]) <= 24 < len(batch["target"]) == 64
+    assert int(torch.stack([batch["left"], batch["right"]]).max()) == len(batch["input_ids"]) - 1
+
+
+def test_the_loss_of_a_batch_is_that_of_its_pairs(make_trainer, model):
+    """Embedding distinct texts once gives the loss that embedding every pair gives."""
+    trainer = make_trainer()
+    loader = trainer.get_train_dataloader()
+    pairs, batch = list(loader.dataset.pairs)[:8], next(iter(loader))
+    model.eval()
+    texts = trainer.train_dataset.texts
+    left, right = (torch.tensor(model.encode([texts[pair[side]] for pair in pairs])) for side in (0, 1))
+    target = torch.tensor([pair.target for pair in pairs])
+    expected = ((torch.cosine_similarity(left, right) - target) ** 2).mean()
+    assert torch.isclose(trainer.compute_loss(model, batch), expected, atol=1e-5)
+
+
+def test_gradient_accumulation_equals_a_larger_batch(make_args, body_dir, train_data):
+    """Two batches of 8 move the body as one of 16 does, dropout aside."""
+
+    def trained(**options):
+        model = FewShotClassifier.from_pretrained(
+            body_dir, device="cpu", config_kwargs={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        )
+        Trainer(model, make_args(max_steps=2, **options), train_data).train()
+        return weights(model)
+
+    accumulated = trained(per_device_train_batch_size=8, gradient_accumulation_steps=2)
+    assert torch.allclose(accumulated, trained(per_device_train_batch_size=16), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        dict,
+        pd.DataFrame,
+        datasets.Dataset.from_dict,
+        lambda columns: [{"text": t, "label": l} for t, l in zip(columns["text"], columns["label"])],
+    ],
+)
+def test_every_kind_of_dataset_trains(make_trainer, train_data, eval_data, convert):
+    """Datasets may be of any kind, in training, evaluation and prediction."""
+    trainer = make_trainer({"train_dataset": convert(train_data), "eval_dataset": convert(eval_data)}, max_steps=1)
+    trainer.train()
+    assert set(trainer.evaluate(convert(eval_data), metric_key_prefix="test")) >= {"test_loss", "test_accuracy"}
+    assert len(trainer.predict(convert(eval_data)).predictions) == len(eval_data["text"])
+
+
+def test_columns_can_have_other_names(make_trainer, train_data):
+    """column_mapping says which columns are text and label."""
+    data = {"sentence": train_data["text"], "intent": train_data["label"]}
+    trainer = make_trainer(
+        {"train_dataset": data, "eval_dataset": data, "column_mapping": {"sentence": "text", "intent": "label"}}
+    )
+    assert trainer.evaluate()["eval_accuracy"] > 0.5
+
+
+def test_evaluation_during_training_has_loss_and_metrics(make_trainer):
+    """Every evaluation reports the contrastive loss, the accuracy and the chosen metric."""
+    trainer = make_trainer(
+        {"metric": "f1", "metric_kwargs": {"average": "weighted"}}, eval_strategy="steps", eval_steps=2
+    )
+    trainer.train()
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert [entry["step"] for entry in evaluations] == [2, 4]
+    assert all({"eval_accuracy", "eval_f1", "eval_runtime"} <= set(entry) for entry in evaluations)
+
+
+def test_evaluations_in_between_do_not_change_the_training(make_args, body_dir, train_data, eval_data):
+    """The weights are the same whether one evaluates on the way or not."""
+
+    def trained(**options):
+        model = FewShotClassifier.from_pretrained(body_dir, device="cpu")
+        Trainer(model, make_args(**options), train_data, eval_data).train()
+        return weights(model)
+
+    assert torch.equal(trained(), trained(eval_strategy="steps", eval_steps=1))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(make_args, body_dir, train_data):
+    """Training is a function of its seed."""
+
+    def trained(seed):
+        model = FewShotClassifier.from_pretrained(body_dir, device="cpu")
+        Trainer(model, make_args(seed=seed), train_data).train()
+        return weights(model)
+
+    assert torch.equal(trained(1), trained(1))
+    assert not torch.equal(trained(1), trained(2))
+
+
+def test_a_metric_may_be_a_function(make_trainer):
+    """A function of predicted and true labels gives one value under its name, or several under theirs."""
+
+    def errors(y_pred, y_test):
+        assert set(y_test.tolist()) == {"account", "billing", "delivery"}
+        return int((y_pred != y_test).sum())
+
+    assert "eval_errors" in make_trainer({"metric": errors}).evaluate()
+    several = make_trainer({"metric": lambda y_pred, y_test: {"one": 1.0, "two": 2.0}}).evaluate()
+    assert (several["eval_one"], several["eval_two"]) == (1.0, 2.0)
+
+
+def test_an_unknown_metric_is_named_with_the_nearest(make_trainer):
+    """A misspelt metric fails when the trainer is made, with a suggestion."""
+    with pytest.raises(ValueError, match="sklearn.metrics has no metric 'acuracy'. Did you mean 'accuracy'"):
+        make_trainer({"metric": "acuracy"})
+
+
+def test_several_evaluation_sets_are_evaluated_by_name(make_trainer, eval_data):
+    """Each of several datasets has its metrics, and the first one's accuracy is watched."""
+    trainer = make_trainer(
+        {"eval_dataset": {"easy": eval_data, "hard": eval_data}}, eval_strategy="steps", eval_steps=4
+    )
+    trainer.train()
+    assert {"eval_easy_accuracy", "eval_hard_loss"} <= set().union(*trainer.state.log_history)
+    assert trainer.args.metric_for_best_model == "easy_accuracy"
+
+
+def test_prediction_gives_labels_and_metrics(make_trainer, eval_data):
+    """predict takes bare texts, or a dataset, whose labels make for metrics."""
+    trainer = make_trainer()
+    trainer.train()
+    bare = trainer.predict(eval_data["text"])
+    assert set(bare.predictions.tolist()) <= {"account", "billing", "delivery"}
+    assert bare.label_ids is None and "test_accuracy" not in bare.metrics
+    full = trainer.predict(eval_data)
+    assert (full.predictions == bare.predictions).all()
+    assert full.label_ids.tolist() == eval_data["label"]
+    assert full.metrics["test_accuracy"] == np.mean(full.predictions == full.label_ids)
+
+
+def test_a_saved_classifier_is_evaluated_with_its_own_head(make_trainer, make_args, eval_data, tmp_path):
+    """Without training data, evaluation uses the head that was saved; without that it says what is missing."""
+    trainer = make_trainer()
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = FewShotClassifier.from_pretrained(tmp_path / "saved", device="cpu")
+    again = Trainer(loaded, make_args(), eval_dataset=eval_data).evaluate()
+    assert again["eval_accuracy"] == trainer.evaluate()["eval_accuracy"]
+    unfitted = FewShotClassifier(loaded.body, labels=loaded.labels)
+    with pytest.raises(RuntimeError, match="without a train_dataset there is nothing to fit it on"):
+        Trainer(unfitted, make_args(), eval_dataset=eval_data).evaluate()
+
+
+def test_one_example_per_class_trains(make_trainer, eval_data):
+    """One text a class is enough: its positive pair is itself."""
+    data = {
+        "text": ["my invoice charge", "the parcel late", "a password login"],
+        "label": ["billing", "delivery", "account"],
+    }
+    trainer = make_trainer({"train_dataset": data})
+    trainer.train()
+    assert trainer.evaluate()["eval_accuracy"] > 1 / 3
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_dataset": {"text": ["a", "b"], "category": [0, 1]}}, "train_dataset has no column 'label'"),
+        ({"train_dataset": {"text": ["a", "b"], "label": [7, 7]}}, "train_dataset has a single class, 7"),
+        ({"train_dataset": {"text": ["a", ""], "label": [0, 1]}}, "train_dataset: text in row 1 is empty"),
+        (
+            {"train_dataset": {"text": ["a", "b"], "label": [0.0, float("nan")]}},
+            "train_dataset: label in row 1 is missing",
+        ),
+        ({"train_dataset": {"text": ["a", "b"], "label": ["x", 1]}}, "train_dataset has labels of several types"),
+        (
+            {"eval_dataset": {"text": ["a"], "label": ["nobody"]}},
+            r"eval_dataset has labels .* doesn't know: \['nobody'\]",
+        ),
+        ({"eval_dataset": {"sentence": ["a"], "label": ["billing"]}}, "eval_dataset has no column 'text'"),
+    ],
+)
+def test_bad_data_fails_when_the_trainer_is_made(make_trainer, change, message):
+    """What is wrong with a dataset is said before anything is trained."""
+    with pytest.raises(ValueError, match=message):
+        make_trainer(change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": None}, "Trainer needs a model or a model_init"),
+        ({"model": torch.nn.Linear(1, 1)}, "model is a torch.*Linear; expected a FewShotClassifier"),
+    ],
+)
+def test_a_wrong_model_is_refused(make_trainer, change, message):
+    """Something that is no classifier comes with the way to make one."""
+    with pytest.raises(TypeError, match=message):
+        make_trainer(change)
+
+
+def test_arguments_of_transformers_are_refused(model, train_data, tmp_path):
+    """Plain transformers arguments lack our options; the error names the class to use."""
+    from transformers import TrainingArguments as Plain
+
+    with pytest.raises(TypeError, match="expected runcast.fewshot.TrainingArguments"):
+        Trainer(model, Plain(output_dir=str(tmp_path)), train_data)
+
+
+def test_missing_datasets_are_named(model, make_args):
+    """train without training data, and evaluate without any, say which argument is missing."""
+    trainer = Trainer(model, make_args())
+    with pytest.raises(ValueError, match="needs a train_dataset"):
+        trainer.train()
+    with pytest.raises(ValueError, match="evaluation needs a dataset"):
+        trainer.evaluate()
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def test_resuming_goes_on_as_if_never_interrupted(make_args, body_dir, train_data):
+    """Weights after six steps are the same in one go and with a stop after three."""
+
+    def trainer(**options):
+        model = FewShotClassifier.from_pretrained(body_dir, device="cpu")
+        return Trainer(model, make_args(max_steps=6, save_strategy="steps", save_steps=3, **options), train_data)
+
+    whole = trainer()
+    whole.train()
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-3")
+    assert torch.equal(weights(whole.model), weights(resumed.model))
+
+
+def test_a_checkpoint_is_a_complete_classifier(make_trainer, eval_data):
+    """A checkpoint's folder loads as a classifier that predicts."""
+    trainer = make_trainer(save_strategy="steps", save_steps=2)
+    trainer.train()
+    loaded = FewShotClassifier.from_pretrained(f"{trainer.args.output_dir}/checkpoint-4", device="cpu")
+    assert (loaded.predict(eval_data["text"]) == trainer.model.predict(eval_data["text"])).all()
+
+
+def test_the_best_model_is_loaded_at_the_end(make_trainer):
+    """With load_best_model_at_end the model is that of the best evaluation, head included."""
+    trainer = make_trainer(
+        eval_strategy="steps",
+        eval_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        learning_rate=0.05,
+    )
+    trainer.train()
+    best = min(entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(best, abs=1e-6)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(make_trainer, tmp_path):
+    """Resuming from something else says so."""
+    with pytest.raises(ValueError, match="holds no checkpoint of a FewShotClassifier"):
+        make_trainer().train(resume_from_checkpoint=str(tmp_path))
+
+
+def test_early_stopping_stops(make_trainer):
+    """EarlyStoppingCallback just works: evaluation on, no metric named, and it stops when accuracy stays put."""
+    trainer = make_trainer(
+        {"callbacks": [EarlyStoppingCallback(early_stopping_patience=5)]},
+        max_steps=50,
+        eval_strategy="steps",
+        eval_steps=1,
+        load_best_model_at_end=True,
+        learning_rate=1e-8,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert trainer.state.best_metric == trainer.evaluate()["eval_accuracy"]
+
+
+def test_model_init_starts_each_training_afresh(make_args, body_dir, train_data):
+    """With model_init the second training gives what the first gave."""
+    trainer = Trainer(
+        args=make_args(),
+        train_dataset=train_data,
+        model_init=lambda: FewShotClassifier.from_pretrained(body_dir, device="cpu"),
+    )
+    trainer.train()
+    first = weights(trainer.model).clone()
+    trainer.train()
+    assert torch.equal(first, weights(trainer.model))
+
+
+# -- callbacks and reporters -----------------------------------------------------------------------------------------
+
+
+def names(trainer):
+    """The classes of a trainer's callbacks that users know of."""
+    return [
+        type(callback).__name__
+        for callback in trainer.callback_handler.callbacks
+        if not type(callback).__name__.startswith("_")
+    ]
+
+
+def test_default_callbacks_are_flow_progress_and_reporting(make_trainer):
+    """By default there is a flow, a progress bar (printing without one), and reporting unless nothing is reported."""
+    assert names(make_trainer(report_to="none", disable_tqdm=False)) == ["DefaultFlowCallback", "ProgressCallback"]
+    assert names(make_trainer(report_to="console")) == ["DefaultFlowCallback", "ReportingCallback", "PrinterCallback"]
+    assert names(make_trainer(report_to="all")) == ["DefaultFlowCallback", "ReportingCallback", "PrinterCallback"]
+
+
+@pytest.mark.parametrize("report_to", ["wandb", ["wandb", "tensorboard"]])
+def test_transformers_own_tracker_callbacks_are_never_added(make_trainer, report_to):
+    """report_to names trackers for runcast alone, and is there as it was given."""
+    trainer = make_trainer(report_to=report_to)
+    assert names(trainer) == ["DefaultFlowCallback", "ReportingCallback", "PrinterCallback"]
+    expected = [report_to] if isinstance(report_to, str) else report_to
+    assert [reporter.name for reporter in trainer._reporting().reporters] == expected
+    assert trainer.args.report_to == report_to
+
+
+def test_unknown_trackers_fail_when_the_trainer_is_made(make_trainer):
+    """A misspelt tracker is an error before training, with the nearest name."""
+    with pytest.raises(ValueError, match="Did you mean 'wandb'"):
+        make_trainer(report_to="wandbb")
+
+
+def test_callbacks_can_be_added_popped_and_removed(make_trainer):
+    """By class and by instance, as in transformers; popping returns the callback, or None."""
+    trainer = make_trainer()
+    instance = EarlyStoppingCallback(early_stopping_patience=2)
+    trainer.add_callback(instance)
+    trainer.add_callback(ProgressCallback)
+    assert trainer.pop_callback(EarlyStoppingCallback) is instance
+    assert trainer.pop_callback(EarlyStoppingCallback) is None
+    assert isinstance(trainer.pop_callback(PrinterCallback), PrinterCallback)
+    trainer.add_callback(instance)
+    assert trainer.pop_callback(instance) is instance
+    trainer.add_callback(instance)
+    trainer.remove_callback(instance)
+    trainer.remove_callback(ProgressCallback)
+    assert names(trainer) == ["DefaultFlowCallback"]
+
+
+def test_reporters_can_be_popped_and_removed(make_trainer, recorder_class):
+    """By name, alias, class and instance; popping returns the reporter, or None."""
+    from runcast.reporters.tensorboard import TensorBoardReporter
+    from runcast.reporters.wandb import WandbReporter
+
+    trainer = make_trainer(report_to=["wandb", "tensorboard", "console"])
+    assert isinstance(trainer.pop_callback("wandb"), WandbReporter)
+    assert trainer.pop_callback("wandb") is None
+    assert trainer.pop_callback(WandbReporter) is None
+    assert isinstance(trainer.pop_callback(TensorBoardReporter), TensorBoardReporter)
+    trainer.add_callback(WandbReporter)
+    trainer.remove_callback(WandbReporter)
+    instance = WandbReporter()
+    trainer.add_callback(instance)
+    assert trainer.pop_callback(instance) is instance
+    trainer.add_callback("wandb")
+    own = recorder_class()
+    trainer.add_callback(own)
+    assert trainer.pop_callback("recorder") is own
+    trainer.remove_callback("wandb")
+    trainer.remove_callback("wandb")
+    assert [reporter.name for reporter in trainer._reporting().reporters] == ["console"]
+    for trainer in (trainer, make_trainer(report_to="none")):
+        assert trainer.pop_callback("wandb") is None
+        with pytest.raises(ValueError, match="no tracker is called 'wnadb'"):
+            trainer.pop_callback("wnadb")
+
+
+@pytest.mark.parametrize("how", ["instance", "class", "callbacks", "report_to", "registered name"])
+def test_a_reporter_of_ones_own_reports(make_trainer, recorder, recorder_class, how, monkeypatch, only_run):
+    """A user's reporter gets the run by instance and by class, in add_callback, callbacks and report_to."""
+    got = {}
+    monkeypatch.setattr(recorder_class, "close", lambda self, status: got.update(points=self.points, status=status))
+    if how == "callbacks":
+        trainer = make_trainer({"callbacks": [recorder]})
+    elif how == "report_to":
+        trainer = make_trainer(report_to=recorder)
+    else:
+        trainer = make_trainer()
+        if how == "registered name":
+            monkeypatch.setattr("runcast.registry._registered", {"recorder": recorder_class})
+        trainer.add_callback({"instance": recorder, "class": recorder_class, "registered name": "recorder"}[how])
+    trainer.train()
+    trainer.finish_run()
+    assert got["status"] == "completed"
+    assert [step for key, step, _ in got["points"] if key == "train/loss"] == [1, 2, 4]
+    assert [point.step for point in only_run().metrics["train/loss"]] == [1, 2, 4]
+
+
+def test_popping_the_last_reporter_reports_nothing(make_trainer, tmp_path):
+    """Without any reporter left no run is opened."""
+    trainer = make_trainer(report_to="console")
+    trainer.pop_callback("console")
+    trainer.train()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_reporting_does_not_touch_the_training(make_args, body_dir, train_data, eval_data, recorder):
+    """Weights are bit-identical with and without a reporter."""
+
+    def trained(report_to):
+        model = FewShotClassifier.from_pretrained(body_dir, device="cpu")
+        trainer = Trainer(
+            model, make_args(report_to=report_to, eval_strategy="steps", eval_steps=2), train_data, eval_data
+        )
+        trainer.train()
+        trainer.finish_run()
+        return weights(model)
+
+    assert torch.equal(trained("none"), trained(recorder))
+    assert recorder.points
+
+
+def test_training_evaluation_and_prediction_are_one_run(make_trainer, recorder, only_run, eval_data):
+    """The contrastive phase, the head, evaluations and predictions report into one run, which completes."""
+    trainer = make_trainer(report_to=recorder, eval_strategy="steps", eval_steps=2)
+    trainer.train()
+    trainer.evaluate(eval_data, metric_key_prefix="test")
+    trainer.predict(eval_data, metric_key_prefix="final")
+    assert only_run().status == "running"
+    trainer.finish_run()
+    run = only_run()
+    assert run.status == "completed"
+    assert [point.step for point in run.metrics["eval/accuracy"]] == [2, 4]
+    assert {"train/loss", "eval/loss", "test/accuracy", "final/accuracy"} <= set(run.metrics)
+    assert run.summary["train_accuracy"] > 0.5 and {"train_runtime", "train_head_runtime"} <= set(run.summary)
+    assert run.config["data"] == {"train_examples": 24, "labels": ["account", "billing", "delivery"]}
+    assert run.config["learning_rate"] == 1e-3 and run.config["model"]["hidden_size"] == 16
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError("boom"), "failed"), (KeyboardInterrupt(), "killed")])
+def test_an_interrupted_training_ends_its_run(make_trainer, recorder, only_run, error, status):
+    """An exception ends the run as failed, Ctrl-C as killed; both go on to the caller."""
+
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise error
+
+    trainer = make_trainer({"callbacks": [Interrupt]}, report_to=recorder)
+    with pytest.raises(type(error)):
+        trainer.train()
+    assert only_run().status == status
+    assert recorder.closed == [status]
+    assert runcast.current_run() is None
+
+
+def test_a_with_block_ends_the_run(make_trainer, recorder, only_run):
+    """Leaving the block completes the run, an exception in it fails it."""
+    with make_trainer(report_to=recorder) as trainer:
+        trainer.train()
+        trainer.evaluate()
+    assert only_run().status == "completed"
+
+
+def test_resuming_in_another_process_goes_on_with_the_run(
+    make_trainer, make_args, body_dir, train_data, recorder, only_run
+):
+    """Training from a checkpoint appends to the run that wrote it, without any step twice."""
+
+    class Crash(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 5:
+                raise RuntimeError("out of memory")
+
+    options = {"max_steps": 6, "logging_steps": 1, "save_strategy": "steps", "save_steps": 3}
+    with pytest.raises(RuntimeError):
+        make_trainer({"callbacks": [Crash]}, report_to=recorder, **options).train()
+    model = FewShotClassifier.from_pretrained(body_dir, device="cpu")
+    with Trainer(model, make_args(report_to=recorder, **options), train_data) as trainer:
+        trainer.train(resume_from_checkpoint=True)
+    run = only_run()
+    assert run.status == "completed"
+    assert [point.step for point in run.metrics["train/loss"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_user_written_callback_gets_the_classifier(make_trainer, train_data, eval_data, tmp_path):
+    """A callback makes a folder when the trainer is made, and plots t-SNE of both datasets at every evaluation."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from sklearn.manifold import TSNE
+
+    class EmbeddingPlots(TrainerCallback):
+        def __init__(self, folder):
+            self.folder = folder
+
+        def on_init_end(self, args, state, control, **kwargs):
+            self.folder.mkdir(parents=True)
+
+        def on_evaluate(self, args, state, control, model, **kwargs):
+            figure, axes = plt.subplots(1, 2)
+            for axis, data in zip(axes, (train_data, eval_data)):
+                embeddings = model.encode(data["text"])
+                points = TSNE(n_components=2, perplexity=5).fit_transform(embeddings)
+                axis.scatter(
+                    points[:, 0], points[:, 1], c=[sorted(set(data["label"])).index(label) for label in data["label"]]
+                )
+            figure.suptitle(f"step {state.global_step} of {state.max_steps}")
+            figure.savefig(self.folder / f"step_{state.global_step}.png")
+            plt.close(figure)
+
+    trainer = make_trainer({"callbacks": [EmbeddingPlots(tmp_path / "plots")]}, eval_strategy="steps", eval_steps=2)
+    trainer.train()
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["step_2.png", "step_4.png"]
+
+
+def test_a_single_tracker_is_named_as_a_string(model, train_data):
+    """`TrainingArguments(report_to="wandb")` alone is a complete configuration."""
+    trainer = Trainer(model=model, args=TrainingArguments(report_to="wandb"), train_dataset=train_data)
+    (reporter,) = trainer._reporting().reporters
+    assert reporter.name == "wandb"
+
+
+def test_a_reporting_callback_of_the_users_own_replaces_the_default(make_trainer, recorder):
+    """Passing a ReportingCallback means that one, and not a second one beside it."""
+    mine = ReportingCallback(report_to=recorder)
+    trainer = make_trainer({"callbacks": [mine]}, report_to="console")
+    assert trainer._reporting() is mine
+    assert names(trainer).count("ReportingCallback") == 1
