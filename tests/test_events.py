@@ -29,7 +29,12 @@ CASES = [
     events.Table(time=1.5, step=0, key="k", path="artifacts/tables/a.json", size=3, sha256="ab"),
     events.Histogram(time=1.5, step=0, key="k", counts=(1.0, 2.0), edges=(0.0, 0.5, 1.0)),
     events.Artifact(
-        time=1.5, name="m", kind="model", path="a/b", files=(events.StoredFile("x", 1, "ab"),), metadata={"n": -math.inf}
+        time=1.5,
+        name="m",
+        kind="model",
+        path="a/b",
+        files=(events.StoredFile("x", 1, "ab"),),
+        metadata={"n": -math.inf},
     ),
     events.Summary(time=1.5, values={"best": 0.5, "name": "x", "none": None}),
     events.Tags(time=1.5, tags=("a", "b")),
@@ -37,8 +42,15 @@ CASES = [
 ]
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -94,7 +106,10 @@ def test_unknown_field_of_a_newer_version_is_ignored():
     assert decode(b'{"type":"tags","time":1.0,"tags":["a"],"colour":"red"}') == events.Tags(time=1.0, tags=("a",))
 
 
-@pytest.mark.parametrize("line", [b"", b"{", b"null", b"[]", b'"x"', b"\x00" * 40, b'{"type":"metrics"}', b'{"type":7}', b"\xff\xfe", b"[" * 5000])
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"{", b"null", b"[]", b'"x"', b"\x00" * 40, b'{"type":"metrics"}', b'{"type":7}', b"\xff\xfe", b"[" * 5000],
+)
 def test_garbage_is_a_value_error(line):
     """What is no event raises ValueError, never anything else."""
     with pytest.raises(ValueError, match="not an event"):
@@ -135,7 +150,12 @@ def test_plain_makes_json_values(value, expected):
 def test_plain_takes_numpy():
     """Numpy scalars are numbers and small arrays lists."""
     import numpy
-    assert plain({"a": numpy.float32(0.5), "b": numpy.int64(3), "c": numpy.bool_(True)}) == {"a": 0.5, "b": 3, "c": True}
+
+    assert plain({"a": numpy.float32(0.5), "b": numpy.int64(3), "c": numpy.bool_(True)}) == {
+        "a": 0.5,
+        "b": 3,
+        "c": True,
+    }
     assert plain(numpy.arange(3)) == [0, 1, 2]
 
 

@@ -43,7 +43,9 @@ def test_text_of_a_value_is_undone(value):
     assert type(back) is type(value)
 
 
-@pytest.mark.parametrize(("value", "text"), [(3e-5, "3e-05"), ("adamw", "adamw"), (True, "true"), ("true", '"true"'), (None, "null")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(3e-5, "3e-05"), ("adamw", "adamw"), (True, "true"), ("true", '"true"'), (None, "null")]
+)
 def test_text_of_a_value_is_readable(value, text):
     """People read ordinary values as they expect them."""
     assert to_text(value) == text

@@ -98,7 +98,7 @@ def test_courier_process_that_dies_is_started_again(python, tmp_path):
     """A segfault in an SDK costs a restart, and the points still arrive."""
     (tmp_path / "mine.py").write_text(
         TEN_LINES.replace(
-            'return runcast.NativeRun(id=run.run_id)',
+            "return runcast.NativeRun(id=run.run_id)",
             'died = run.dir / "died"\n        if not died.exists(): died.touch(); os.kill(os.getpid(), 11)\n        return runcast.NativeRun(id=run.run_id)',
         )
     )
@@ -116,7 +116,9 @@ def test_courier_process_that_dies_is_started_again(python, tmp_path):
 
 def test_named_tracker_that_cannot_start_is_an_error_before_training(python, tmp_path):
     """`wait_started` raises for a named tracker, and the message has reason and log."""
-    (tmp_path / "mine.py").write_text(TEN_LINES.replace("self.file =", 'raise PermissionError("bad key")\n        self.file ='))
+    (tmp_path / "mine.py").write_text(
+        TEN_LINES.replace("self.file =", 'raise PermissionError("bad key")\n        self.file =')
+    )
     code = (
         "import mine, runcast\n"
         "run = runcast.start_run('mine')\n"
@@ -131,7 +133,9 @@ def test_named_tracker_that_cannot_start_is_an_error_before_training(python, tmp
 
 def test_finish_leaves_a_slow_courier_running_and_says_so(python, tmp_path):
     """After `finish_timeout` the courier goes on by itself and delivers everything."""
-    (tmp_path / "mine.py").write_text(TEN_LINES.replace("print(os.getpid()", "__import__('time').sleep(0.2); print(os.getpid()"))
+    (tmp_path / "mine.py").write_text(
+        TEN_LINES.replace("print(os.getpid()", "__import__('time').sleep(0.2); print(os.getpid()")
+    )
     code = (
         "import mine, runcast\n"
         "with runcast.start_run('mine', finish_timeout=0.5) as run:\n"

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import runcast
 
-HEAVY = ("torch", "transformers", "sentence_transformers", "numpy", "tensorboard", "wandb", "mlflow", "comet_ml", "clearml")
+HEAVY = (
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "numpy",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "comet_ml",
+    "clearml",
+)
 CHECK = f"""
 import sys
 {{code}}

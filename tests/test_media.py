@@ -15,7 +15,6 @@ from runcast import media
 from runcast.record import read_table
 
 
-
 def pixels(data: bytes):
     return np.asarray(PIL_Image.open(io.BytesIO(data)))
 

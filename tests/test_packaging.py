@@ -14,7 +14,9 @@ from runcast import registry
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TRACKERS = sorted({registry.reporter_class(name).name for name in PROJECT["entry-points"]["runcast.reporters"]} - {"console"})
+TRACKERS = sorted(
+    {registry.reporter_class(name).name for name in PROJECT["entry-points"]["runcast.reporters"]} - {"console"}
+)
 
 
 def test_version_exists_once():

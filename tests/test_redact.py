@@ -11,7 +11,22 @@ SECRET = "correct-horse"
 
 @pytest.mark.parametrize(
     "key",
-    ["hub_token", "HF_TOKEN", "api_key", "WANDB_API_KEY", "apiKey", "password", "db.password", "AWS_SECRET_ACCESS_KEY", "client_secret", "Authorization", "push_to_hub_token", "token", "X-Auth", "private-key"],
+    [
+        "hub_token",
+        "HF_TOKEN",
+        "api_key",
+        "WANDB_API_KEY",
+        "apiKey",
+        "password",
+        "db.password",
+        "AWS_SECRET_ACCESS_KEY",
+        "client_secret",
+        "Authorization",
+        "push_to_hub_token",
+        "token",
+        "X-Auth",
+        "private-key",
+    ],
 )
 def test_secret_keys_are_hidden(key):
     """A key that ends in a secret's name hides its value, at any depth."""
@@ -50,7 +65,10 @@ def test_urls_lose_their_userinfo():
 def test_argument_lists_are_covered():
     """A secret flag hides what follows it, joined or apart."""
     assert redact(["train.py", "--hub-token", SECRET, "--lr", "1"]) == ["train.py", "--hub-token", MASK, "--lr", "1"]
-    assert redact(["--hub_token=" + SECRET, "WANDB_API_KEY=" + SECRET]) == [f"--hub_token={MASK}", f"WANDB_API_KEY={MASK}"]
+    assert redact(["--hub_token=" + SECRET, "WANDB_API_KEY=" + SECRET]) == [
+        f"--hub_token={MASK}",
+        f"WANDB_API_KEY={MASK}",
+    ]
     assert redact_argument(f"run with API_KEY={SECRET} lr=0.1") == f"run with API_KEY={MASK} lr=0.1"
 
 

@@ -54,7 +54,16 @@ def test_none_is_nothing(nothing):
 
 @pytest.mark.parametrize(
     "one",
-    ["console", " console ", ["console"], {"console": None}, {"console": {}}, ConsoleReporter, ConsoleReporter(), ["console", "console", ConsoleReporter]],
+    [
+        "console",
+        " console ",
+        ["console"],
+        {"console": None},
+        {"console": {}},
+        ConsoleReporter,
+        ConsoleReporter(),
+        ["console", "console", ConsoleReporter],
+    ],
 )
 def test_one_reporter_by_any_way_of_asking(one):
     """A name, a list, a mapping, a class and an instance all mean the reporter, once."""

@@ -420,7 +420,9 @@ def test_process_that_ends_without_finish_has_the_right_status(python, end, stat
 def test_sigterm_still_ends_the_process_and_a_users_handler_stays(python):
     """The process dies of SIGTERM as it would have; somebody else's handler is not replaced."""
     assert python(SCRIPT + "os.kill(os.getpid(), signal.SIGTERM)").returncode == -signal.SIGTERM
-    code = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))" + SCRIPT.replace("import os", "import os", 1)
+    code = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))" + SCRIPT.replace(
+        "import os", "import os", 1
+    )
     assert python("import sys\n" + code + "os.kill(os.getpid(), signal.SIGTERM)").returncode == 7
 
 

@@ -30,7 +30,10 @@ def record():
         run_id="r",
         status="completed",
         config={"a": {"b": 1, "nan": math.nan}, "text": "1"},
-        metrics={"x": [Point(0, 1.0, 10.0), Point(1, math.nan, 11.0), Point(1, math.inf, 12.0)], "y": [Point(0, 2.0, 10.0)]},
+        metrics={
+            "x": [Point(0, 1.0, 10.0), Point(1, math.nan, 11.0), Point(1, math.inf, 12.0)],
+            "y": [Point(0, 2.0, 10.0)],
+        },
         texts={"t": [TextPoint(0, "hello", 10.0)]},
         images={"i": [ImagePoint(0, png, 10.0)]},
         tables={"tab": [TablePoint(0, ("a",), ((1,), (None,)), 10.0)]},
@@ -73,7 +76,9 @@ CHANGES = {
     "a cell": lambda r: r.tables["tab"].__setitem__(0, TablePoint(0, ("a",), ((1,), ("None",)), 10.0)),
     "a bin": lambda r: r.histograms["h"].__setitem__(0, HistogramPoint(0, (2.0,), (0.0, 1.0), 10.0)),
     "a file": lambda r: r.artifacts["m"].files.update(f=Content.of_bytes(b"other")),
-    "an artifact's kind": lambda r: r.artifacts.update(m=ArtifactRecord("m", "file", r.artifacts["m"].files, None, {"k": 1})),
+    "an artifact's kind": lambda r: r.artifacts.update(
+        m=ArtifactRecord("m", "file", r.artifacts["m"].files, None, {"k": 1})
+    ),
     "metadata": lambda r: r.artifacts["m"].metadata.update(k=2),
     "a summary value": lambda r: r.summary.update(best=0.6),
     "a tag": lambda r: setattr(r, "tags", ("a",)),

@@ -27,7 +27,7 @@ from typing import IO, TypeVar
 import psutil
 
 from runcast import events
-from runcast.delivery import FINAL_STATES, SetAside, TrackerState, load_state, log_path, save_state
+from runcast.delivery import SetAside, TrackerState, load_state, log_path, save_state
 from runcast.errors import RuncastError
 from runcast.events import RunStatus, Writer
 from runcast.journal import FILE_NAME, Damage, Entry, Journal
@@ -82,7 +82,7 @@ class Courier:
         self.run_dir = run_dir
         self.reporter = reporter
         self.journal = Journal(run_dir / FILE_NAME)
-        self.state = load_state(run_dir, reporter.name) or TrackerState(reporter.name)
+        self.state = load_state(run_dir, reporter.name) or new_state(reporter)
         self._log = log
         self._lock: int | None = None
         self._damage: list[Damage] = []
@@ -131,10 +131,9 @@ class Courier:
             config=start.config,
             tags=start.tags,
         )
-        state, cls = self.state, type(self.reporter)
-        found = cls.availability()
-        state.reporter = f"{cls.__module__}:{cls.__qualname__}"
-        state.options = _public(self.reporter.options)
+        state, fresh = self.state, new_state(self.reporter)
+        found = type(self.reporter).availability()
+        state.reporter, state.options = fresh.reporter, fresh.options
         state.mode, state.version = found.mode, found.version
         state.writer = state.writer or start.writer
         native = self._guarded(lambda: self.reporter.open(info, state.native))
@@ -304,6 +303,12 @@ class Courier:
             self._lock = None
 
 
+def new_state(reporter: Reporter) -> TrackerState:
+    """The state of a reporter that has delivered nothing yet."""
+    cls = type(reporter)
+    return TrackerState(reporter.name, f"{cls.__module__}:{cls.__qualname__}", _public(reporter.options))
+
+
 def courier_alive(run_dir: Path, name: str) -> bool:
     """Whether a courier holds this tracker's lock."""
     try:
@@ -339,6 +344,3 @@ def _public(options: dict[str, object]) -> dict[str, object]:
 def _words(error: BaseException) -> str:
     text = redact_text(str(error)).strip() or "no message"
     return f"{type(error).__name__}: {text}"[:2000]
-
-
-__all__ = ["BATCH", "FINAL_STATES", "Courier", "courier_alive", "writer_alive"]

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 from runcast import events, media
-from runcast.delivery import Delivery, deliveries, load_state, states
+from runcast.courier import new_state
+from runcast.delivery import Delivery, deliveries, load_state, save_state, states
 from runcast.errors import DeliveryError, RunFolderError, TrackerStartError
 from runcast.events import Event, RunStatus, plain, scalar
 from runcast.folder import create_folder, find_run, new_run_id, outline
@@ -362,6 +363,8 @@ class Run:
             return
         if reporter.name in self._hosts:
             raise ValueError(f"this run already reports to {reporter.name!r}")
+        if load_state(self.dir, reporter.name) is None:
+            save_state(self.dir, new_state(reporter))  # so that `sync` knows of it, whatever becomes of its courier
         host = host_for(reporter, self.dir, self._mode)
         self._hosts[reporter.name] = host
         if named:
@@ -383,6 +386,9 @@ class Run:
             self._inline.remove(host)
         self._named.discard(name)
         host.stop()
+        if self.dir is not None and (state := load_state(self.dir, name)) is not None:
+            state.state = "removed"
+            save_state(self.dir, state)
         return True
 
     def deliveries(self) -> list[Delivery]:

@@ -89,7 +89,9 @@ def test_sigkill_at_step_50_leaves_50_points_everywhere(tmp_path: Path) -> None:
 def test_detection_tells_mode_and_reason_of_each(tmp_path: Path) -> None:
     """Without any account each tracker is ready, offline or local, and says so in a line."""
     code = "import json, runcast; print(json.dumps([[a.name, a.status, a.mode, a.reason] for a in runcast.available_reporters()]))"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "COMET", "CLEARML", "MLFLOW"))}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "COMET", "CLEARML", "MLFLOW"))
+    }
     process = subprocess.run(
         [sys.executable, "-c", code],
         env={**environment, "HOME": str(tmp_path)},

@@ -180,8 +180,10 @@ def _verified(trained: Trained, absent: dict[str, str]) -> Demonstrated:
 def _views(found: Demonstrated) -> list[RenderableType]:
     trained = found.trained
     words = [
-        f"test accuracy  {found.accuracy_before:.1%} before training, {found.accuracy:.1%} after {trained.steps} steps "
-        f"(on {trained.evaluated} texts kept apart)",
+        (
+            f"test accuracy  {found.accuracy_before:.1%} before training, {found.accuracy:.1%} after "
+            f"{trained.steps} steps (on {trained.evaluated} texts kept apart)"
+        ),
         f"model          {escape(trained.model)}",
         f"run            {escape(trained.run_dir or 'reported nowhere')}",
         *(f"figure         {escape(path)}" for path in trained.figures),

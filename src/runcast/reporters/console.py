@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from rich.console import Console
-from rich.markup import escape
-
 from runcast.events import RunStatus
 from runcast.flatten import flatten
 from runcast.reporter import Availability, NativeRun, Reporter, RunInfo
@@ -20,16 +17,13 @@ class ConsoleReporter(Reporter):
     name: ClassVar[str] = "console"
     in_process: ClassVar[bool] = True
 
-    def __init__(self) -> None:
-        self._console = Console(soft_wrap=True, highlight=False)
-
     @classmethod
     def availability(cls) -> Availability:
         reason = 'prints to the terminal; ask for it by name, "all" leaves it out'
         return replace(super().availability(), status="on request", reason=reason, mode="local")
 
     def open(self, run: RunInfo, attach: NativeRun | None) -> NativeRun:
-        self._console.print(f"[bold]{escape(run.project)}[/bold] · {escape(run.name)} · {escape(str(run.dir))}")
+        self._print(run.project, run.name, str(run.dir))
         return NativeRun(id=run.run_id, url="this terminal")
 
     def log_config(self, config: Mapping[str, Any]) -> None:
@@ -53,5 +47,8 @@ class ConsoleReporter(Reporter):
         self._print("run", status)
 
     def _print(self, *parts: str) -> None:
+        from rich.console import Console
+        from rich.markup import escape
+
         head, *rest = parts
-        self._console.print(f"[dim]{escape(head)}[/dim] {escape('  '.join(rest))}")
+        Console(soft_wrap=True, highlight=False).print(f"[dim]{escape(head)}[/dim] {escape('  '.join(rest))}")
