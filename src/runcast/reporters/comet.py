@@ -27,6 +27,8 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, ClassVar, cast
 
@@ -59,6 +61,8 @@ from runcast.reporter import (
 _MAX_NAME = 100
 _MAX_VALUE = 1000
 """The SDK cuts longer ones, with no more than a warning."""
+_RESERVED = frozenset({"process duration", "curr_step"})
+"""Names under which the SDK itself logs a metric and a parameter."""
 _REMOVED = '{"$removed":true}'
 """The value of a parameter that a later config no longer has: nothing can be deleted. No `to_text` looks like it."""
 _PATIENCE = 60.0
@@ -93,6 +97,7 @@ class CometReporter(Reporter):
         self._config: dict[str, Any] = {}
         self._known: set[str] = set()
         self._messages: Path | None = None
+        self._described: set[str] | None = None
 
     @classmethod
     def availability(cls) -> Availability:
@@ -120,44 +125,47 @@ class CometReporter(Reporter):
         if attach and not is_online:
             self._config = self.read(attach).config
         with _undisturbed(live):
-            import comet_ml
-
-            # An explicit mode: `create` would reuse the archive's name, and so overwrite what is there.
-            mode = (_start_mode() if not attach else "get") if is_online else "get_or_create"
-            self._experiment = experiment = comet_ml.start(
-                workspace=self._workspace,
-                project_name=setting(self._project_name, "COMET_PROJECT_NAME", run.project),
-                experiment_key=key,
-                mode=mode,
-                online=is_online,
-                experiment_config=comet_ml.ExperimentConfig(
-                    disabled=False,
-                    log_code=False,
-                    log_graph=False,
-                    parse_args=False,
-                    display_summary_level=0,
-                    log_git_metadata=False,
-                    log_git_patch=False,
-                    log_env_details=False,
-                    auto_output_logging=cast("Any", False),  # noqa: FBT003 -- annotated as str, documented as False
-                    auto_param_logging=False,
-                    auto_metric_logging=False,
-                    auto_log_co2=False,
-                    offline_directory=str(directory),
-                    name=run.name,
-                ),
-            )
-        native = NativeRun(experiment.get_key(), data={"online": is_online, "segments": segments})
+            self._experiment = experiment = self._start(run, key, directory, is_online=is_online, again=bool(attach))
+        if not experiment.alive:  # Comet has said why, and goes on without
+            raise ConnectionError("Comet did not start the experiment: see the log")
+        self._log_identity(run)
         if is_online:
-            native = NativeRun(native.id, experiment.url, native.data)
+            where = experiment.url
         else:
             archive = directory / experiment._get_offline_archive_file_name()
             segments.append({"zip": str(archive), "live": str(experiment.tmpdir)})
             self._messages = Path(experiment.tmpdir) / "messages.json"
-            native = NativeRun(native.id, f"comet upload {shlex.quote(str(directory))}/{native.id}*.zip", native.data)
-        self._log_identity(run)
+            where = f"comet upload {shlex.quote(str(directory))}/{experiment.get_key()}*.zip"
         self.flush()
-        return native
+        return NativeRun(experiment.get_key(), where, {"online": is_online, "segments": segments})
+
+    def _start(self, run: RunInfo, key: str, directory: Path, *, is_online: bool, again: bool) -> Any:
+        comet_ml = _sdk("comet_ml")
+        # Offline always explicit: `create` would reuse the archive's name, and so overwrite what is there.
+        mode = "get_or_create" if not is_online else "get" if again else _start_mode()
+        return comet_ml.start(
+            workspace=self._workspace,
+            project_name=setting(self._project_name, "COMET_PROJECT_NAME", run.project),
+            experiment_key=key,
+            mode=mode,
+            online=is_online,
+            experiment_config=comet_ml.ExperimentConfig(
+                disabled=False,
+                log_code=False,
+                log_graph=False,
+                parse_args=False,
+                display_summary_level=0,
+                log_git_metadata=False,
+                log_git_patch=False,
+                log_env_details=False,
+                auto_output_logging=False,
+                auto_param_logging=False,
+                auto_metric_logging=False,
+                auto_log_co2=False,
+                offline_directory=str(directory),
+                name=run.name,
+            ),
+        )
 
     def _log_identity(self, run: RunInfo) -> None:
         self._other("run_id", run.run_id)
@@ -173,8 +181,7 @@ class CometReporter(Reporter):
             if not self._experiment.flush():
                 raise TimeoutError("Comet has not taken everything yet")
             return
-        # So that the folder is an archive at any moment, should this process be killed.
-        self._experiment._write_experiment_meta_file()
+        self._describe()
         last = self._experiment.streamer._counter
         deadline = clock.monotonic() + _PATIENCE
         while _last_message(self._messages) < last:
@@ -183,6 +190,17 @@ class CometReporter(Reporter):
             if clock.monotonic() > deadline:
                 raise RuntimeError(f"Comet's writer has not stored everything within {_PATIENCE:.0f} s")
             clock.sleep(0.002)
+
+    def _describe(self) -> None:
+        """Has Comet describe the experiment now, so that the folder is an archive should this process be killed."""
+        tags = set(self._experiment.get_tags())
+        if tags != self._described:
+            self._experiment._write_experiment_meta_file()  # in place, hence the copy
+            live = Path(self._experiment.tmpdir)
+            temporary = _description(live).with_suffix(".tmp")
+            shutil.copyfile(live / "experiment.json", temporary)
+            temporary.replace(_description(live))
+            self._described = tags
 
     def close(self, status: RunStatus) -> None:
         experiment, self._experiment = self._experiment, None
@@ -194,15 +212,16 @@ class CometReporter(Reporter):
             # The only ending but success that Comet knows: "crashed", with these words.
             experiment._report_experiment_error(f"the run {status}", has_crashed=True)
         experiment.end()
+        if self._messages is not None:
+            _description(self._messages.parent).unlink(missing_ok=True)
 
     # -- data ------------------------------------------------------------------------------------------------------
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, time: float) -> None:
-        from comet_ml.messages import MetricMessage
-
+        make_message = _sdk("comet_ml.messages").MetricMessage
         milliseconds = round(time * 1000)
         for name, value in metrics.items():
-            message = MetricMessage(timestamp=milliseconds)
+            message = make_message(timestamp=milliseconds)
             message.set_metric(self._metric_name(name), value, step=step)
             self._experiment._enqueue_message(message)
 
@@ -266,11 +285,9 @@ class CometReporter(Reporter):
         self._stored(self._experiment.log_asset_data(out.getvalue(), f"{key}.csv", step=step, metadata=about), key)
 
     def log_histogram(self, key: str, counts: Sequence[float], edges: Sequence[float], step: int, time: float) -> None:
-        from comet_ml.data_structure import Histogram
-
         # Comet has bins of its own, so its chart is near, and the metadata exact.
-        shown = Histogram()
-        shown.add([(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)], counts=list(counts))
+        shown = _sdk("comet_ml.data_structure").Histogram()
+        shown.add([(low + high) / 2 for low, high in pairwise(edges)], counts=list(counts))
         about = _about("histogram", key, step, time) | {"counts": list(counts), "edges": list(edges)}
         self._stored(self._experiment.log_histogram_3d(shown, name=key, step=step, metadata=about), key)
 
@@ -289,9 +306,9 @@ class CometReporter(Reporter):
         answer = self._experiment.log_asset_data(manifest, f"{artifact.name}.json", step=step, metadata=about)
         self._stored(answer, artifact.name)
 
-    @staticmethod
-    def _stored(answer: Any, what: str) -> None:
-        if not answer:  # Comet logs what went wrong, and goes on
+    def _stored(self, answer: Any, what: str) -> None:
+        if not answer:  # Comet logs what went wrong, calls the experiment crashed, and goes on
+            self._experiment.customer_error_reported, self._experiment.customer_error_message = False, None
             raise RuntimeError(f"Comet refused {what}: see the log")
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -300,6 +317,11 @@ class CometReporter(Reporter):
         if native.data["online"]:
             return _record([_from_api(native.id)])
         return _record([_from_archive(Path(s["zip"]), Path(s["live"])) for s in native.data["segments"]])
+
+
+def _sdk(module: str) -> Any:
+    """A module of the SDK, which is partly typed, imported when it is needed."""
+    return import_module(module)
 
 
 def experiment_key(run_id: str) -> str:
@@ -342,17 +364,20 @@ def _start_mode() -> str | None:
 @contextlib.contextmanager
 def _undisturbed(live: Path) -> Iterator[None]:
     """Keeps Comet's import and start from changing the process, and has it make its folder below `live`."""
-    hook, folder, environ = sys.excepthook, tempfile.tempdir, {name: os.environ.get(name) for name in _QUIET}
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    hook, folder = sys.excepthook, tempfile.tempdir
+    added = {name: value for name, value in _QUIET.items() if name not in os.environ}
+    os.environ.update(added)
     tempfile.tempdir = str(live)
+    hidden = {"matplotlib.axes"} - sys.modules.keys()  # importing it takes long and writes to the home directory
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: as if it were not installed
     try:
         yield
     finally:
+        for module in hidden:
+            del sys.modules[module]
         sys.excepthook, tempfile.tempdir = hook, folder
-        for name, old in environ.items():
-            if old is None:
-                os.environ.pop(name, None)
+        for name in added:
+            del os.environ[name]
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
@@ -364,7 +389,7 @@ def _digest(text: str) -> str:
 
 def _short(name: str) -> str:
     """`name` if Comet takes it, else its beginning and a digest of it."""
-    if 0 < len(name) <= _MAX_NAME and name.isprintable():
+    if 0 < len(name) <= _MAX_NAME and name.isprintable() and name not in _RESERVED:
         return name
     return "".join(c if c.isprintable() else "?" for c in name[:70]) + "~" + _digest(name)
 
@@ -389,6 +414,11 @@ def _last_message(path: Path) -> int:
         return int(json.loads(lines[0])["payload"]["message_id"]) if len(lines) == 2 else 0
 
 
+def _description(live: Path) -> Path:
+    """Where the experiment's description is kept whole while it is running: beside its folder."""
+    return live.with_suffix(".json")
+
+
 def _complete(archive: Path) -> bool:
     """Whether the zip has been written; it is empty until the experiment ends."""
     try:
@@ -400,13 +430,19 @@ def _complete(archive: Path) -> bool:
 
 def _finish_archive(archive: Path, live: Path) -> None:
     """Makes the archive that a killed courier could not make, so that `comet upload` takes it."""
-    if _complete(archive) or not (live / "experiment.json").exists():
+    if _complete(archive):
+        _description(live).unlink(missing_ok=True)
+    if not _description(live).exists():
         return
+    shutil.copyfile(_description(live), live / "experiment.json")
+    messages = live / "messages.json"
+    os.truncate(messages, messages.read_bytes().rfind(b"\n") + 1)  # the last line may be torn
     temporary = archive.with_suffix(".tmp")
     with zipfile.ZipFile(temporary, "w", allowZip64=True) as out:
         for path in sorted(live.iterdir()):
             out.write(path, path.name)
     temporary.replace(archive)
+    _description(live).unlink()
     shutil.rmtree(live)
 
 
@@ -444,10 +480,11 @@ class _Segment:
 
 
 def _from_archive(archive: Path, live: Path) -> _Segment:
-    opener = _in_zip(archive) if _complete(archive) else _in_folder(live)
+    whole = _complete(archive)
+    opener = _in_zip(archive) if whole else _in_folder(live)
     segment = _Segment()
     try:
-        with opener("experiment.json")() as file:
+        with opener("experiment.json")() if whole else _description(live).open("rb") as file:
             segment.tags.update(json.load(file)["tags"])
     except FileNotFoundError:  # killed before its first flush
         return segment
@@ -464,8 +501,7 @@ def _from_archive(archive: Path, live: Path) -> _Segment:
                     segment.metrics.append((*point, payload["local_timestamp"]))
                 case "parameter_msg":
                     parameter = payload["param"]
-                    if parameter["source"] == "manual":  # Comet adds `curr_step` by itself
-                        segment.parameters[parameter["paramName"]] = parameter["paramValue"]
+                    segment.parameters[parameter["paramName"]] = parameter["paramValue"]
                 case "log_other":
                     segment.others[payload["key"]] = payload["value"]
                 case "file_upload":
@@ -491,9 +527,7 @@ def _in_zip(archive: Path) -> _Opener:
 
 
 def _from_api(key: str) -> _Segment:
-    import comet_ml
-
-    experiment = comet_ml.APIExperiment(previous_experiment=key)
+    experiment = _sdk("comet_ml").APIExperiment(previous_experiment=key)
     points = [
         (point["metricName"], int(point["step"]), float(point["metricValue"]), int(point["timestamp"]))
         for point in experiment.get_metrics() or ()
@@ -516,7 +550,7 @@ def _from_api(key: str) -> _Segment:
 def _record(segments: Sequence[_Segment]) -> RunRecord:
     record = RunRecord()
     assets = _each_once([asset for segment in segments for asset in segment.assets if "runcast" in asset.about])
-    parameters = {name: value for segment in segments for name, value in segment.parameters.items()}
+    parameters = {n: value for segment in segments for n, value in segment.parameters.items() if n not in _RESERVED}
     others = {name: value for segment in segments for name, value in segment.others.items()}
     wholes = [json.loads(asset.read()) for asset in assets if asset.about["runcast"] == "whole"]
     whole = {(w["kind"], w["shown"], w["value"]): (w["key"], w["text"]) for w in wholes}
@@ -530,12 +564,13 @@ def _record(segments: Sequence[_Segment]) -> RunRecord:
     record.finished = float(others["finished"]) if "finished" in others and record.status != "running" else None
     record.tags = tuple(sorted({tag for segment in segments for tag in segment.tags}))
     record.config = unflatten({key: from_text(text) for key, text in parameters.items() if text != _REMOVED})
-    for name, value in others.items():
+    for name, text in others.items():
         if name.startswith("summary/"):
-            record.summary[name.removeprefix("summary/")] = from_text(value)
+            record.summary[name.removeprefix("summary/")] = from_text(text)
     for name, step, value, milliseconds in _merged([segment.metrics for segment in segments]):
-        name = others.get(f"metric/{name}", name)  # noqa: PLW2901 -- the name that was too long for Comet
-        record.metrics.setdefault(name, []).append(Point(step, value, milliseconds / 1000))
+        if name not in _RESERVED:
+            series = record.metrics.setdefault(others.get(f"metric/{name}", name), [])
+            series.append(Point(step, value, milliseconds / 1000))
     _add_assets(record, assets)
     return record
 
