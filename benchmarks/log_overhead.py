@@ -1,7 +1,8 @@
 """What one `run.log` of five values costs the training thread, with 0, 1 and 5 trackers, beside transformers' callbacks.
 
-Each row is a process of its own: a training loop whose step is a small matrix product, with a call of five values after
-each. Everything is offline or local. Run it where the extra `demo` is installed:
+Each row is a process of its own: a training loop on one core, whose step is a small matrix product (so that caches are as
+cold as training leaves them), with a call of five values after each; couriers have the other cores. Everything is offline
+or local. Run it where the extra `demo` is installed:
 
     python benchmarks/log_overhead.py [--steps 2000] [--json]
 """
@@ -110,6 +111,7 @@ def measured(kind: str, trackers: tuple[str, ...], steps: int) -> dict[str, obje
             "TENSORBOARD_LOGGING_DIR": str(Path(folder) / "tensorboard"),
             "HF_HUB_OFFLINE": "1",
             "DO_NOT_TRACK": "1",
+            "OMP_NUM_THREADS": "1",
         }
         command = [sys.executable, __file__, "--child", kind, ",".join(trackers), "--steps", str(steps)]
         process = subprocess.run(

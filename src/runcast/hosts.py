@@ -250,7 +250,9 @@ def courier_process(spec: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     # Prompts find an empty input rather than our pipe, and training has the first call on the processor.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.nice(5)
+    os.nice(19)
+    if hasattr(os, "SCHED_BATCH"):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # never preempts training when it wakes up
     courier = Courier(Path(spec["run_dir"]), reporter_of(spec), log=sys.stderr)
     retrying_since: float | None = None
     while (pause := courier.advance()) is not None:

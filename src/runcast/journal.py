@@ -59,8 +59,11 @@ class Journal:
         self._fd: int | None = None
         self._torn = False
 
-    def open(self) -> None:
-        """Opens the file for appending, and ends a line that a dead writer left unfinished.
+    def open(self) -> int:
+        """Opens the file for appending, behind a line that a dead writer may have left unfinished.
+
+        Returns:
+            The file descriptor.
 
         Raises:
             RunFolderError: The file can't be written.
@@ -69,6 +72,7 @@ class Journal:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             size = os.fstat(self._fd).st_size
             self._torn = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+            return self._fd
         except OSError as error:
             raise RunFolderError(error.errno, f"can't write the journal: {error.strerror}", str(self.path)) from error
 
@@ -79,14 +83,18 @@ class Journal:
             OSError: The file can't take it (disk full, say). The journal stays usable.
         """
         line = encode(event) + b"\n"
-        if self._fd is None:
-            self.open()
-        if self._torn:  # an earlier write was cut short: its rest becomes a damaged line of its own
+        descriptor = self._fd
+        if descriptor is None:
+            descriptor = self.open()
+        torn = self._torn
+        if torn:  # an earlier write was cut short: its rest becomes a damaged line of its own
             line = b"\n" + line
-        written = os.write(self._fd, line)  # type: ignore[arg-type]  # opened just above
-        self._torn = written < len(line)
-        if self._torn:
+        written = os.write(descriptor, line)
+        if written != len(line):
+            self._torn = True
             raise OSError(f"only {written} of {len(line)} bytes fitted into {self.path}")
+        if torn:
+            self._torn = False
 
     def close(self) -> None:
         """Closes the file; a later `append` opens it again."""

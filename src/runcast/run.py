@@ -192,25 +192,27 @@ class Run:
             return
         if type(step) is not int:
             step = self._next_step() if step is None else _integer(step)
-        self._step = max(self._step, step)
-        metrics: dict[str, float] = {}
-        texts: list[tuple[str, str]] = []
+        if step > self._step:  # noqa: PLR1730 -- `max` costs a call, here where each counts
+            self._step = step
         try:
             items = values.items()
         except AttributeError:
             raise TypeError(f"log takes a mapping of names to values, not {type(values).__name__}") from None
+        names = self._names
+        metrics: dict[str, float] = {}
+        texts: dict[str, str] = {}
         for key, value in items:
-            if key not in self._names:
+            if key not in names:
                 self._check_name(key)
             if type(value) is float:
                 metrics[key] = value
             elif isinstance(value, str):
-                texts.append((key, value))
+                texts[key] = value
             else:
                 self._log_number(metrics, key, value)
         if metrics:
             self._append(events.Metrics(time=now, step=step, values=metrics))
-        for key, text in texts:
+        for key, text in texts.items():
             self._append(events.Text(time=now, step=step, key=key, text=redact_argument(text)))
 
     def log_text(self, key: str, text: str, step: int | None = None) -> None:
@@ -483,18 +485,20 @@ class Run:
 
     def _append(self, event: Event) -> None:
         """Writes the event. A full disk costs the event, not the training."""
+        journal = self._journal
+        if journal is None:
+            return
         if self.status != "running":
             raise RuntimeError(f"run {self.id} is finished: start a new one, or start_run(resume={self.id!r})")
-        if self._journal is None:
-            return
         try:
-            self._journal.append(event)
+            journal.append(event)
         except RunFolderError:
             raise
         except OSError as error:
             self._lose("an event", error)
-        for host in self._inline:
-            host.poke()
+        if self._inline:
+            for host in self._inline:
+                host.poke()
 
     def _lose(self, what: str, error: OSError) -> None:
         if not self._lost:
