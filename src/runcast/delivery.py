@@ -91,7 +91,8 @@ def save_state(run_dir: Path, state: TrackerState) -> None:
         with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(msgspec.json.format(msgspec.json.encode(state), indent=1))
             file.flush()
-            os.fsync(file.fileno())
+            if state.offset:  # of one that has delivered nothing, nothing can be lost, and `start_run` doesn't wait
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):

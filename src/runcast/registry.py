@@ -143,7 +143,13 @@ def resolve_report_to(report_to: ReportTo) -> list[Reporter]:
 
 def is_named(report_to: ReportTo, name: str) -> bool:
     """Whether `report_to` asks for that tracker itself, and not only through ``"all"``."""
-    return any(reporter.name == name for wish in wishes(report_to) if wish != "all" for reporter in _reporters_of(wish))
+    return any(_name_of(wish) == name for wish in wishes(report_to) if wish not in ("all", "none"))
+
+
+def _name_of(wish: _Wish) -> str:
+    if isinstance(wish, tuple):
+        wish = wish[0]
+    return reporter_class(wish).name if isinstance(wish, str) else wish.name
 
 
 _Wish: TypeAlias = "str | Reporter | type[Reporter] | tuple[str, Mapping[str, Any]]"
