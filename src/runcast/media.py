@@ -192,7 +192,7 @@ def store_artifact(run_dir: Path, path: Path, name: str) -> tuple[str, tuple[Sto
         relative = source.relative_to(base)
         copy = target / relative
         copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _link_or_copy(source, copy, link=path.is_dir())
+        link_or_copy(source, copy, link=path.is_dir())
         with copy.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         files.append(StoredFile(relative.as_posix(), copy.stat().st_size, digest))
@@ -212,7 +212,8 @@ def _new_folder(parent: Path, name: str) -> Path:
             return folder
 
 
-def _link_or_copy(source: Path, target: Path, *, link: bool) -> None:
+def link_or_copy(source: Path, target: Path, *, link: bool) -> None:
+    """Brings a file to another place: by a hard link if one is wanted and possible, else as a copy."""
     if link:
         try:
             os.link(source.resolve(), target)

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 
 from runcast.events import RunStatus
 from runcast.flatten import flatten, from_text, to_text, unflatten
-from runcast.media import _link_or_copy, slug
+from runcast.media import link_or_copy, slug
 from runcast.record import (
     ArtifactRecord,
     Content,
@@ -162,7 +162,7 @@ class TensorBoardReporter(Reporter):
             target = inside(self._folder / folder, file.path)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)  # what a courier that died may have left half done
-            _link_or_copy(artifact.file_path(file), target, link=True)
+            link_or_copy(artifact.file_path(file), target, link=True)
         rows = {
             "kind": artifact.kind,
             "step": step,
