@@ -11,8 +11,6 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from runcast import events
 from runcast.events import decode, encode, plain
@@ -41,19 +39,6 @@ CASES = [
     events.RunFinished(time=1.5, status="failed", reason="ValueError: x"),
 ]
 
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False)
-    | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
 
 @pytest.mark.parametrize("event", CASES, ids=lambda event: type(event).__name__)
 def test_event_survives_its_line(event):
@@ -76,23 +61,11 @@ def test_nan_survives_in_metrics_config_and_summary():
     assert math.isnan(config.config["a"][0]["b"])
 
 
-@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), json_values, max_size=4))
-def test_any_config_survives(config):
-    """Free-form data of any shape and any Unicode comes back equal."""
-    assert decode(encode(events.ConfigUpdated(time=0.0, config=config))).config == config
-
-
-@given(st.dictionaries(st.text(), st.floats(allow_nan=False)), st.integers(-(2**63), 2**63 - 1))
-def test_any_numbers_survive(values, step):
-    """Every float and every name is written; a name that is no valid text is written with its escape."""
-    back = decode(encode(events.Metrics(time=0.0, step=step, values=values)))
-    assert back.step == step
-    assert list(back.values.values()) == list(values.values()) or len(back.values) < len(values)
-
-
 def test_lone_surrogate_costs_no_event():
     """A text that is not valid Unicode is written with an escape in its place."""
     assert decode(encode(events.Text(time=0.0, step=0, key="k", text="a\ud800b"))).text == "a\\ud800b"
+    beside_nan = events.Metrics(time=0.0, step=0, values={"\udfff": math.nan})
+    assert math.isnan(decode(encode(beside_nan)).values["\\udfff"])
 
 
 def test_event_of_a_newer_version_is_kept_and_skipped():

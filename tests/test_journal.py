@@ -5,14 +5,26 @@ from __future__ import annotations
 import os
 import stat
 
+import psutil
 import pytest
 
+import runcast
 from runcast import events
 from runcast.errors import JournalError, RunFolderError
 from runcast.journal import Damage, Journal
+from runcast.reporter import Reporter
 
 WRITER = events.Writer(pid=1, started=2.5, host="here")
 START = events.RunStarted(time=0.0, run_id="r", project="p", name="n", writer=WRITER)
+
+
+class Nobody(Reporter):
+    """Takes everything."""
+
+    name = "nobody"
+
+    def log_metrics(self, metrics, step, time):
+        pass
 
 
 def metric(step: int) -> events.Metrics:
@@ -131,11 +143,87 @@ def test_short_write_is_an_error_and_costs_one_event(journal, monkeypatch):
     assert len(damage) == 1
 
 
+@pytest.mark.parametrize("missing", range(1, 4))
+def test_event_that_was_lost_is_not_read_after_all(journal, monkeypatch, missing):
+    """An event whose newline alone didn't fit is lost like any other: what is said of it stays true."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:-missing]))
+    with pytest.raises(OSError, match="bytes fitted"):
+        journal.append(metric(3))
+    monkeypatch.undo()
+    journal.append(metric(4))
+    found, damage = everything(journal)
+    assert found[-2:] == [metric(2), metric(4)]
+    assert len(damage) == 1
+
+
+def test_whole_event_without_its_newline_is_kept_by_the_next_writer(journal):
+    """When the last byte of the file is gone, the next writer's newline completes the event."""
+    os.truncate(journal.path, journal.path.stat().st_size - 1)
+    Journal(journal.path).append(metric(3))
+    assert everything(journal) == ([START, metric(0), metric(1), metric(2), metric(3)], [])
+
+
+def test_closing_makes_the_events_durable(journal, monkeypatch):
+    """`close` syncs the file, once; where that can't be done it closes all the same."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    journal.close()
+    journal.close()
+    assert synced == [journal.path.stat().st_ino]
+
+    def refuse(_fd):
+        raise OSError("not here")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    journal.append(metric(3))
+    journal.close()
+    journal.append(metric(4))
+    assert everything(journal)[0][-2:] == [metric(3), metric(4)]
+
+
+def test_link_is_not_written_through(journal, tmp_path):
+    """A link in the journal's place is an error for the writer; a link to the run folder is none."""
+    (tmp_path / "elsewhere").symlink_to(journal.path)
+    before = journal.path.read_bytes()
+    with pytest.raises(RunFolderError, match="can't write the journal: it is a link"):
+        Journal(tmp_path / "elsewhere").append(metric(3))
+    assert journal.path.read_bytes() == before
+    (tmp_path / "folder").symlink_to(tmp_path, target_is_directory=True)
+    Journal(tmp_path / "folder" / journal.path.name).append(metric(3))
+    assert everything(journal)[0][-1] == metric(3)
+
+
+def test_run_is_resumed_through_a_link_to_its_folder(tmp_path):
+    """Many people keep their runs on another disk, behind a link."""
+    run = runcast.start_run(Nobody(), dir=tmp_path / "disk", delivery="inline")
+    run.finish()
+    (tmp_path / "runs").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (tmp_path / "latest").symlink_to(run.dir, target_is_directory=True)
+    for link in (tmp_path / "runs" / run.id, tmp_path / "latest"):
+        with runcast.start_run(Nobody(), resume=link, delivery="inline") as resumed:
+            resumed.log({"loss": 1.0})
+    assert len(runcast.read_run(run.dir).metrics["loss"]) == 2
+
+
+def test_writer_leaves_no_descriptor_open_behind_an_error(tmp_path):
+    """A file that can't be looked at is closed again."""
+    os.mkfifo(tmp_path / "pipe")
+    before = psutil.Process().num_fds()
+    with pytest.raises(RunFolderError):
+        Journal(tmp_path / "no folder" / "journal.jsonl").append(metric(0))
+    with pytest.raises(RunFolderError, match="not a regular file"):
+        Journal(tmp_path / "pipe").start()
+    assert psutil.Process().num_fds() == before
+
+
 def test_count_is_the_number_of_complete_lines(journal):
-    """`count` counts what is there to deliver."""
+    """`count` counts what is there to deliver: each newline ends an event or a damaged line, an empty one too."""
     with journal.path.open("ab") as file:
-        file.write(b"torn")
-    assert journal.count() == 4
+        file.write(b"\ngarbage\n\ntorn")
+    found, damage = everything(journal)
+    assert journal.count() == len(found) + len(damage) == 7
+    assert [said.size for said in damage] == [0, 7, 0]
 
 
 def test_large_journal_is_read_across_chunks(tmp_path, monkeypatch):

@@ -2,13 +2,15 @@
 
     journal ──read──► batch ──deliver──► reporter ──flush──► commit the cursor ──► ...
                         │
-                        ├─ transient error   back off, then the same events again
-                        ├─ refused event     set aside with its reason, go on behind it
-                        └─ start refused     failed: `runcast sync` tries again
+                        ├─ transient error     back off, then only what has not arrived
+                        ├─ refused event       set aside with its reason, go on behind it
+                        ├─ session lost        attach again, find out what has arrived
+                        └─ refused altogether  failed: `runcast sync` tries again
 
 One loop, three hosts (`hosts.py`): a process, a thread, or inline. The loop never sleeps; `advance` does what can be
-done now and says how long to wait, so that every host decides how. Commit comes after the effect: what a crash in
-between repeats can be told apart by its step and time, what a commit before the effect loses can't be called back.
+done now and says how long to wait, so that every host decides how. Commit comes after the effect. A crash in between
+leaves events of which nobody knows whether they arrived: then the tracker is read back (`arrived.py`) before the courier
+goes on, unless repeating changes nothing there.
 """
 
 from __future__ import annotations
@@ -22,28 +24,52 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Protocol, TypeVar
 
 import psutil
 
 from runcast import events
-from runcast.delivery import SetAside, TrackerState, load_state, log_path, save_state
-from runcast.errors import RuncastError
-from runcast.events import RunStatus, Writer
+from runcast.arrived import Arrived
+from runcast.delivery import SetAside, TrackerState, load_state, log_path, private, save_state, tracker_folder
+from runcast.errors import RuncastError, SessionLostError
+from runcast.events import Event, RunStatus, Writer
 from runcast.journal import FILE_NAME, Damage, Entry, Journal
 from runcast.redact import redact, redact_text
-from runcast.reporter import PROJECTIONS, Reporter, RunInfo
+from runcast.reporter import PROJECTIONS, NativeRun, Reporter, RunInfo, denied, transient
+from runcast.superseded import POINTS, Superseded
 
 BATCH = 1000
 """Events read, delivered and committed at once."""
-KEPT_SET_ASIDE = 100
-"""Refused events that the state file names; the others are only counted."""
+KEPT_SET_ASIDE = 1000
+"""Refused events that the state file names, and that a later courier tries again; the others are only counted."""
+ARTIFACT_RATE = 1 << 20
+"""Bytes a second that an artifact may take at least, on top of a call's own time."""
 _POLL = 0.1
 _POLL_IDLE = 1.0
 _BACKOFF = 0.5
 _BACKOFF_MAX = 30.0
+_TRIES = 5
+"""How often a flush or an end is tried that fails for a reason that doesn't look like passing."""
 
 T = TypeVar("T")
+
+
+class Watch(Protocol):
+    """Told of every call of the reporter, so that one that never returns is noticed from outside."""
+
+    def begin(self, call: str, offset: int, limit: float) -> None:
+        """A call begins, at this place of the journal (-1: of no single event), that may take `limit` seconds."""
+
+    def end(self) -> None:
+        """It returned, or raised."""
+
+
+class _Unwatched:
+    def begin(self, call: str, offset: int, limit: float) -> None:
+        """Nobody looks."""
+
+    def end(self) -> None:
+        """Nobody looks."""
 
 
 def writer_alive(writer: Writer) -> bool:
@@ -69,6 +95,10 @@ class _Retry(Exception):
         self.error = error
 
 
+class _Denied(Exception):
+    """The tracker takes nothing from us at all."""
+
+
 class Courier:
     """Delivers one run to one tracker.
 
@@ -76,19 +106,43 @@ class Courier:
         run_dir: The run folder.
         reporter: Where to.
         log: Where errors are told in full; default: ``trackers/<name>.log``.
+        watch: Who is told of the reporter's calls.
+        culprits: Offset → reason: events that ended the courier's process, and so are set aside unseen.
+        careful: The first events one at a time, each committed, because one of them ended the courier's process.
+
+    Attributes:
+        again: It is through because the run has to start anew in the tracker, which a new courier does.
     """
 
-    def __init__(self, run_dir: Path, reporter: Reporter, log: IO[str] | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        reporter: Reporter,
+        log: IO[str] | None = None,
+        watch: Watch | None = None,
+        culprits: dict[int, str] | None = None,
+        *,
+        careful: bool = False,
+    ) -> None:
         self.run_dir = run_dir
         self.reporter = reporter
         self.journal = Journal(run_dir / FILE_NAME)
         self.state = load_state(run_dir, reporter.name) or new_state(reporter)
+        self.again = False
         self._log = log
+        self._watch = watch or _Unwatched()
+        self._culprits = culprits or {}
+        self._careful = BATCH if careful else 0  # how many events yet
         self._lock: int | None = None
         self._damage: list[Damage] = []
+        self._superseded = Superseded()
+        self._arrived: Arrived | None = None
+        self._uncertain = False
+        self._ahead: tuple[int, int] | None = None  # offset and number of events that are delivered, but not committed
         self._opened = False
         self._failures = 0
         self._pause = _POLL
+        self._secrets = secret_values(reporter.options)
 
     # -- what hosts call -------------------------------------------------------------------------------------------
 
@@ -98,26 +152,33 @@ class Courier:
         Returns:
             Seconds until there may be more to do (0: at once), or None when the courier is through.
         """
-        if not self._locked():
-            return None
         try:
+            if not self._locked():
+                return None
             if not self._opened:
                 self._open()
             pause = self._deliver()
         except _Retry as retry:
             pause = self._back_off(retry)
         except (Exception, SystemExit) as error:
-            self._fail(error)
-            pause = None
+            if isinstance(error, OSError) and transient(error):  # the run folder's disk is full
+                pause = self._back_off(_Retry(True, error))
+            else:
+                self._fail(error.__cause__ if isinstance(error, _Denied) and error.__cause__ else error)
+                pause = None
         if pause is None:
             self._unlock()
         return pause
 
     def abandon(self) -> None:
         """Ends the delivery without ending the run in the tracker; the cursor stays."""
+        if self._lock is not None and self._opened and self._settled:
+            self.state.clean = True
+            with contextlib.suppress(OSError):  # then the next courier reads back once more than it must
+                self._commit()
         self._unlock()
 
-    # -- one round -------------------------------------------------------------------------------------------------
+    # -- start -----------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         start = self.journal.start()
@@ -136,119 +197,258 @@ class Courier:
         state.reporter, state.options = fresh.reporter, fresh.options
         state.mode, state.version = found.mode, found.version
         state.writer = state.writer or start.writer
-        native = self._guarded(lambda: self.reporter.open(info, state.native))
-        state.native = native
+        self._superseded = Superseded.of(self.journal)
+        attach = state.native
+        native = self._replaced(info, attach)
+        if native is None:
+            native = self._guarded("open", lambda: self.reporter.open(info, attach))
+        self._uncertain = attach is not None and not state.clean and self._can_settle
+        state.native, state.clean = native, False
         state.state, state.error = "delivering", None
         self._opened = True
-        self._failures = 0
+        self._ahead = None
         self._commit()
+        if state.set_aside:
+            self._retry_set_aside()
+
+    def _replaced(self, info: RunInfo, attach: NativeRun | None) -> NativeRun | None:
+        """The run begun anew, if the tracker has points that a resume took back, and if it can be."""
+        state = self.state
+        step = self._superseded.first_step(state.offset)
+        if attach is None or step is None:
+            return None
+        if not state.clean:  # of the next batch nobody knows how far it came
+            doubtful = itertools.islice(self.journal.read(state.offset), BATCH)
+            steps = [entry.event.step for entry in doubtful if isinstance(entry.event, POINTS)]
+            state.last_step = max([state.last_step, *steps])
+        if state.last_step <= step:
+            return None
+        native = self._guarded("replace", lambda: self.reporter.replace(info, attach))
+        if native is None:
+            self._write(f"the tracker can't take back the points after step {step}: they stay beside the new ones")
+            state.last_step = step
+            return None
+        state.offset = state.events = state.damaged = state.refused = 0
+        state.last_step, state.set_aside, state.status, state.writer = -1, [], None, None
+        state.clean = True
+        return native  # of what it held nothing is left, and everything comes again
+
+    # -- one round -------------------------------------------------------------------------------------------------
 
     def _deliver(self) -> float | None:
-        self._damage.clear()
-        batch = list(itertools.islice(self.journal.read(self.state.offset, self._damage.append), BATCH))
-        if not batch:
-            return self._at_the_end()
-        last = batch[-1]
-        if isinstance(last.event, events.RunFinished):
-            if len(batch) == 1:
-                self._close(last.event.status, last.end)
-                return None
-            batch.pop()  # what ends the run is delivered last, by closing it
-        done = self._deliver_batch(batch)
-        self._failures = 0
-        self._pause = _POLL
-        self.state.state, self.state.error = "delivering", None
-        self._flush_and_commit(done)
+        if self._ahead is None:
+            if self._uncertain:
+                self._settle()
+            self._damage.clear()
+            most = 1 if self._careful else BATCH
+            batch = list(itertools.islice(self.journal.read(self.state.offset, self._damage.append), most))
+            if not batch:
+                return self._at_the_end()
+            self._deliver_batch(batch)
+        if self._ahead is not None:
+            self._flush_and_commit()
+        if self.again:
+            self.state.clean = True
+            self._commit()
+            return None
         return 0.0
 
-    def _deliver_batch(self, batch: list[Entry]) -> tuple[int, int]:
-        """Delivers, and returns the offset and number of events that are delivered or set aside."""
-        offset, count = self.state.offset, 0
-        for group in _groups(batch):
+    def _deliver_batch(self, batch: list[Entry]) -> None:
+        """Delivers, and notes what is delivered or set aside."""
+        count = 0
+        together = self.reporter.supports("log_metrics_batch")
+        for group in _groups(batch, together=together):
+            if self._needs_new_start(group[0]):
+                self.again = True
+                return
             try:
                 self._deliver_group(group)
-            except _Retry:
-                if count:  # so that only what failed comes again
-                    self._flush_and_commit((offset, count))
+            except (_Retry, _Denied):
+                self._uncertain = self._can_settle
+                if self._ahead is not None and self._opened:
+                    self._flush_and_commit()  # so that only what failed comes again
                 raise
-            offset, count = group[-1].end, count + len(group)
-        return offset, count
+            count += len(group)
+            self._ahead = group[-1].end, count
+
+    def _needs_new_start(self, entry: Entry) -> bool:
+        """Whether the run was resumed while this courier was at it, and from before what it has delivered."""
+        event = entry.event
+        if not isinstance(event, events.RunResumed) or event.step is None or self.state.last_step <= event.step:
+            return False
+        return entry.start not in self._superseded.known  # of those that it knew when it opened it took care
 
     def _deliver_group(self, group: list[Entry]) -> None:
         try:
-            if isinstance(group[0].event, events.Metrics):
-                metrics = [entry.event for entry in group]
-                self._guarded(lambda: self.reporter.log_metrics_batch(metrics))  # type: ignore[arg-type]  # all Metrics
+            if len(group) > 1 or isinstance(group[0].event, events.Metrics):
+                self._deliver_metrics(group)
             else:
                 self._deliver_one(group[0])
-        except _Retry:
+        except (_Retry, _Denied):
             raise
         except (Exception, SystemExit) as error:
             if len(group) > 1:  # find the culprit, so that it alone is set aside
+                if self._can_settle:
+                    self._settle()
                 for entry in group:
                     self._deliver_group([entry])
             else:
                 self._set_aside(group[0], error)
 
+    def _deliver_metrics(self, group: list[Entry]) -> None:
+        wanted: list[events.Metrics] = []
+        for entry in group:
+            if (event := self._wanted(entry)) is not None:
+                assert isinstance(event, events.Metrics)
+                wanted.append(event)
+                self.state.last_step = max(self.state.last_step, event.step)
+        if wanted:
+            where = group[0].start if len(group) == 1 else -1
+            self._guarded("log_metrics_batch", lambda: self.reporter.log_metrics_batch(wanted), where)
+
     def _deliver_one(self, entry: Entry) -> None:
-        event = entry.event
-        if isinstance(event, events.RunStarted | events.RunResumed):
-            self.state.writer = event.writer
-        if project := PROJECTIONS.get(type(event)):  # type: ignore[arg-type]  # Unknown has none
-            self._guarded(lambda: project(self.reporter, event, self.run_dir))
+        if isinstance(entry.event, events.RunStarted | events.RunResumed):
+            self.state.writer, self.state.status = entry.event.writer, None
+        elif isinstance(entry.event, events.RunFinished):
+            self.state.status = entry.event.status  # what ends the run in the tracker is closing it, at the end
+        event = self._wanted(entry)
+        if event is None or isinstance(event, events.Unknown) or (project := PROJECTIONS.get(type(event))) is None:
+            return
+        limit = self.reporter.call_timeout
+        if isinstance(event, events.Artifact):
+            limit += sum(file.size for file in event.files) / ARTIFACT_RATE
+        name = str(type(event).__struct_config__.tag)
+        self._guarded(name, lambda: project(self.reporter, event, self.run_dir), entry.start, limit)
+        self.state.last_step = max(self.state.last_step, getattr(event, "step", None) or -1)
+
+    def _wanted(self, entry: Entry) -> Event | events.Unknown | None:
+        """The event, or what of it has not arrived; None if nothing of it is to be delivered."""
+        if entry.start in self._culprits:
+            raise RuntimeError(self._culprits[entry.start])
+        if self._superseded.covers(entry):
+            return None
+        return entry.event if self._arrived is None else self._arrived.rest(entry)
 
     def _at_the_end(self) -> float | None:
-        """Waits for more, if anybody is still there to write it."""
-        if self.state.writer is not None and not writer_alive(self.state.writer):
+        """Closes the run if it has ended, else waits for more, if anybody is still there to write it."""
+        status = self.state.status
+        if status is None and self.state.writer is not None and not writer_alive(self.state.writer):
             if next(self.journal.read(self.state.offset), None) is not None:
                 return 0.0  # its last events came between our read and its end
-            passed = max((damage.offset + damage.size + 1 for damage in self._damage), default=None)
-            self._close("crashed", passed, count=0)
-            return None
-        self._pause = min(self._pause * 1.2, _POLL_IDLE)
-        return self._pause
-
-    def _close(self, status: RunStatus, end: int | None = None, count: int = 1) -> None:
-        self._guarded(lambda: self.reporter.close(status))
-        self.state.state, self.state.error = "complete", None
-        self._move(self.state.offset if end is None else end, count)
+            status = "crashed"
+        if status is None:
+            self._failures = 0
+            self._pause = min(self._pause * 1.2, _POLL_IDLE)
+            return self._pause
+        self._opened = False  # whatever becomes of it: what is half closed is opened again
+        self._guarded_session("close", lambda: self.reporter.close(status))
+        self.state.state, self.state.error, self.state.status, self.state.clean = "complete", None, status, True
+        self._move(max([self.state.offset, *(damage.offset + damage.size + 1 for damage in self._damage)]), 0)
         self._commit()
+        return None
+
+    # -- what may have arrived already -----------------------------------------------------------------------------
+
+    @property
+    def _can_settle(self) -> bool:
+        return not self.reporter.idempotent and self.reporter.supports("read")
+
+    @property
+    def _settled(self) -> bool:
+        return self._ahead is None and not self._uncertain
+
+    def _settle(self) -> None:
+        """Reads the tracker back, to learn what of the events behind the cursor it has."""
+        native = self.state.native
+        assert native is not None
+        self._guarded_session("flush", self.reporter.flush)
+        try:
+            record = self._guarded("read", lambda: self.reporter.read(native), limit=self.reporter.call_timeout * 10)
+        except (_Retry, _Denied):
+            raise
+        except Exception as error:  # better twice than never
+            self._write("what the tracker already has can't be read, so that some of it may come twice")
+            self._tell(error)
+        else:
+            self._arrived = Arrived(record, self.journal, self.state.offset, self._superseded, BATCH)
+        self._uncertain = False
 
     # -- errors ----------------------------------------------------------------------------------------------------
 
-    def _guarded(self, call: Callable[[], T]) -> T:
-        """The call's result; a transient error becomes `_Retry`."""
+    def _guarded(self, name: str, call: Callable[[], T], offset: int = -1, limit: float | None = None) -> T:
+        """The call's result; a transient error becomes `_Retry`, one that concerns all calls `_Denied`."""
+        self._watch.begin(name, offset, self.reporter.call_timeout if limit is None else limit)
         try:
             return call()
+        except SessionLostError as error:
+            self._opened, self._ahead = False, None
+            raise _Retry(True, error) from error
         except RuncastError:
             raise
         except Exception as error:
             if after := self.reporter.is_transient(error):
                 raise _Retry(after, error) from error
+            if denied(error):
+                raise _Denied from error
+            raise
+        finally:
+            self._watch.end()
+
+    def _guarded_session(self, name: str, call: Callable[[], T]) -> T:
+        """The same for what concerns no single event: some tries for any error."""
+        try:
+            return self._guarded(name, call)
+        except (_Retry, _Denied):
+            raise
+        except (Exception, SystemExit) as error:
+            if self._failures + 1 < _TRIES:
+                raise _Retry(True, error) from error
             raise
 
     def _back_off(self, retry: _Retry) -> float:
         self._tell(retry.error)
-        self.state.state, self.state.error = "retrying", _words(retry.error)
-        self._commit()
+        self.state.state, self.state.error = "retrying", self._words(retry.error)
+        self._try_to_commit()
         wait: float = min(_BACKOFF * 2.0**self._failures, _BACKOFF_MAX) * random.Random().uniform(0.5, 1.0)
         self._failures += 1
         return wait if retry.after is True else max(wait, float(retry.after))
 
     def _fail(self, error: BaseException) -> None:
+        """Gives up. The run isn't closed in the tracker: no status but the run's own is right."""
         self._tell(error)
-        self.state.state, self.state.error = "failed", _words(error)
-        if self._opened:
-            with contextlib.suppress(Exception, SystemExit):  # the first error is the one to report
-                self.reporter.close("failed")
-        self._commit()
+        self.state.state, self.state.error = "failed", self._words(error)
+        self.state.clean = self.state.clean or self._settled
+        self._try_to_commit()
+
+    def _try_to_commit(self) -> None:
+        try:
+            self._commit()
+        except OSError as error:  # a full disk, say: the state on disk is older, and that is safe
+            self._tell(error)
 
     def _set_aside(self, entry: Entry, error: BaseException) -> None:
         self._tell(error)
         self.state.refused += 1
         if len(self.state.set_aside) < KEPT_SET_ASIDE:
             kind = str(type(entry.event).__struct_config__.tag)
-            self.state.set_aside = [*self.state.set_aside, SetAside(entry.start, kind, _words(error))]
+            self.state.set_aside = [*self.state.set_aside, SetAside(entry.start, kind, self._words(error)[:500])]
+
+    def _retry_set_aside(self) -> None:
+        """Tries once more what was set aside: the SDK, its server or our version may be another by now."""
+        state = self.state
+        for item in list(state.set_aside):
+            entry = next(self.journal.read(item.offset), None)
+            if entry is None or entry.start != item.offset:
+                continue
+            others, before = [other for other in state.set_aside if other.offset != item.offset], state.refused
+            state.set_aside, state.refused = others, before - 1
+            try:
+                self._deliver_group([entry])  # sets it aside again if it is refused again
+            except (_Retry, _Denied):
+                state.set_aside, state.refused = [*others, item], before
+                raise
+        self._guarded_session("flush", self.reporter.flush)
+        self._commit()
 
     def _move(self, offset: int, count: int) -> None:
         """Moves the cursor over `count` events, and counts the damaged lines that it passes."""
@@ -259,25 +459,42 @@ class Courier:
                 self._write(f"skipped a damaged line of {damage.size} bytes at byte {damage.offset}: {damage.reason}")
         self.state.offset = offset
 
+    def _words(self, error: BaseException) -> str:
+        text = self._masked(str(error)).strip() or "no message"
+        return f"{type(error).__name__}: {text}"[:2000]
+
+    def _masked(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return redact_text(text)
+
     def _tell(self, error: BaseException) -> None:
-        self._write(redact_text("".join(traceback.format_exception(error))))
+        self._write("".join(traceback.format_exception(error)))
 
     def _write(self, text: str) -> None:
-        line = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text.rstrip()}\n"
-        if self._log is not None:
-            self._log.write(line)
-            self._log.flush()
-            return
-        path = log_path(self.run_dir, self.state.name)
-        with open(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(line)
+        line = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {self._masked(text).rstrip()}\n"
+        with contextlib.suppress(OSError):  # a full disk
+            if self._log is not None:
+                self._log.write(line)
+                self._log.flush()
+            else:
+                with open(log_path(self.run_dir, self.state.name), "a", opener=private) as file:
+                    file.write(line)
 
     # -- the state file --------------------------------------------------------------------------------------------
 
-    def _flush_and_commit(self, done: tuple[int, int]) -> None:
-        self._guarded(self.reporter.flush)
-        self._move(*done)
+    def _flush_and_commit(self) -> None:
+        assert self._ahead is not None
+        self._guarded_session("flush", self.reporter.flush)
+        self._move(*self._ahead)
+        self._ahead = None
+        if self._arrived is not None and self.state.offset >= self._arrived.end:
+            self._arrived = None
+        self.state.state, self.state.error = "delivering", None
         self._commit()
+        self._failures = 0
+        self._careful = max(self._careful - 1, 0)
+        self._pause = _POLL
 
     def _commit(self) -> None:
         save_state(self.run_dir, self.state)
@@ -286,14 +503,16 @@ class Courier:
         """Takes the lock that keeps a second courier away from this tracker's run."""
         if self._lock is None:
             path = log_path(self.run_dir, self.state.name).with_suffix(".lock")
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            tracker_folder(self.run_dir)
+            descriptor = private(str(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
                 return False
             self._lock = descriptor
+            # Another courier may have been at it since this one was made.
+            self.state = load_state(self.run_dir, self.reporter.name) or self.state
         return True
 
     def _unlock(self) -> None:
@@ -312,7 +531,7 @@ def new_state(reporter: Reporter) -> TrackerState:
 def courier_alive(run_dir: Path, name: str) -> bool:
     """Whether a courier holds this tracker's lock."""
     try:
-        descriptor = os.open(log_path(run_dir, name).with_suffix(".lock"), os.O_RDWR | os.O_CLOEXEC)
+        descriptor = private(str(log_path(run_dir, name).with_suffix(".lock")), os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -325,8 +544,11 @@ def courier_alive(run_dir: Path, name: str) -> bool:
         os.close(descriptor)
 
 
-def _groups(batch: list[Entry]) -> Iterator[list[Entry]]:
-    """Runs of numbers together, everything else alone."""
+def _groups(batch: list[Entry], *, together: bool) -> Iterator[list[Entry]]:
+    """Runs of numbers together, if the reporter takes them so, everything else alone."""
+    if not together:
+        yield from ([entry] for entry in batch)
+        return
     for numbers, entries in itertools.groupby(batch, key=lambda entry: isinstance(entry.event, events.Metrics)):
         if numbers:
             yield list(entries)
@@ -341,6 +563,8 @@ def _public(options: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in shown.items() if redact({key: value}) == {key: value}}
 
 
-def _words(error: BaseException) -> str:
-    text = redact_text(str(error)).strip() or "no message"
-    return f"{type(error).__name__}: {text}"[:2000]
+def secret_values(options: dict[str, object]) -> list[str]:
+    """The texts among a reporter's options that are secret, longest first: they are masked wherever they turn up."""
+    shown = events.plain(options)
+    hidden = {str(value) for key, value in shown.items() if redact({key: value}) != {key: value}}
+    return sorted((text for text in hidden if len(text) >= 4), key=len, reverse=True)

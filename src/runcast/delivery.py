@@ -13,12 +13,13 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from runcast.events import Writer
+from runcast.errors import RunFolderError
+from runcast.events import RunStatus, Writer
 from runcast.journal import FILE_NAME, Journal
 from runcast.reporter import NativeRun
 
-State: TypeAlias = Literal["starting", "delivering", "retrying", "complete", "failed", "removed"]
-FINAL_STATES: tuple[State, ...] = ("complete", "failed", "removed")
+State: TypeAlias = Literal["starting", "delivering", "retrying", "complete", "failed", "stalled", "removed"]
+FINAL_STATES: tuple[State, ...] = ("complete", "failed", "stalled", "removed")
 
 
 class SetAside(msgspec.Struct, frozen=True):
@@ -36,7 +37,8 @@ class TrackerState(msgspec.Struct):
         name: The reporter's name.
         reporter: Its class, as ``module:qualname``; for people, never imported from here.
         options: The options it was given, without secret ones.
-        state: Where the courier is. ``complete``: everything was handled and the run was closed.
+        state: Where the courier is. ``complete``: everything was handled and the run was closed. ``failed``: the tracker
+            refuses us. ``stalled``: calls of its SDK didn't return, or ended the courier's process, again and again.
         offset: The cursor: bytes of the journal that are durably delivered.
         events: The events before the cursor, those set aside included, damaged lines not.
         native: The tracker's own run.
@@ -44,6 +46,9 @@ class TrackerState(msgspec.Struct):
         damaged: Journal lines that were no events.
         error: The last error, in words.
         writer: The process that was writing the journal at the cursor.
+        last_step: The highest step of what was delivered; -1 if there is none.
+        status: How the run was closed in the tracker, until it is gone on with.
+        clean: Whether the last courier ended in order, so that nothing behind the cursor can have been delivered.
         mode: online, offline, local.
         version: The SDK's version.
     """
@@ -60,6 +65,9 @@ class TrackerState(msgspec.Struct):
     damaged: int = 0
     error: str | None = None
     writer: Writer | None = None
+    last_step: int = -1
+    status: RunStatus | None = None
+    clean: bool = True
     mode: str | None = None
     version: str | None = None
 
@@ -74,6 +82,24 @@ def log_path(run_dir: Path, name: str) -> Path:
     return run_dir / "trackers" / f"{name}.log"
 
 
+def private(name: str, flags: int) -> int:
+    """Opens a file as its owner's alone, and never through a link: a run folder may come from a stranger."""
+    return os.open(name, flags | os.O_NOFOLLOW, 0o600)
+
+
+def tracker_folder(run_dir: Path) -> Path:
+    """The folder of states and logs, made if need be.
+
+    Raises:
+        RunFolderError: It leads out of the run folder.
+    """
+    folder = run_dir / "trackers"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink():
+        raise RunFolderError(f"{folder} is a link: a run folder's own files are not written through links")
+    return folder
+
+
 def load_state(run_dir: Path, name: str) -> TrackerState | None:
     """The state of a tracker; None if there is none, or none that can be read."""
     try:
@@ -84,11 +110,10 @@ def load_state(run_dir: Path, name: str) -> TrackerState | None:
 
 def save_state(run_dir: Path, state: TrackerState) -> None:
     """Replaces the state file: written beside it, synced, renamed."""
-    path = state_path(run_dir, state.name)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = tracker_folder(run_dir) / f"{state.name}.json"
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        with open(temporary, "wb", opener=private) as file:
             file.write(msgspec.json.format(msgspec.json.encode(state), indent=1))
             file.flush()
             if state.offset:  # of one that has delivered nothing, nothing can be lost, and `start_run` doesn't wait

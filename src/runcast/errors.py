@@ -6,6 +6,7 @@ RuncastError
 ├── TrackerStartError                            a tracker that was named can't start: fix its settings
 ├── RunFolderError (also OSError)                the run folder can't be written or read: choose another
 ├── JournalError (also ValueError)               the file is no journal
+├── SessionLostError (also ConnectionError)      raised by reporters: attach again, and find out what arrived
 └── DeliveryError                                `strict=True` and something was not delivered: `runcast sync`
 """
 
@@ -34,6 +35,10 @@ class RunFolderError(RuncastError, OSError):
 
 class JournalError(RuncastError, ValueError):
     """A file is not a journal that this version can read."""
+
+
+class SessionLostError(RuncastError, ConnectionError):
+    """Raised by a reporter whose session with its tracker ended: its courier attaches again and goes on."""
 
 
 class DeliveryError(RuncastError):

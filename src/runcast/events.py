@@ -1,4 +1,4 @@
-"""The events of a run: the journal's vocabulary, and its encoding as one JSON line each.
+r"""The events of a run: the journal's vocabulary, and its encoding as one JSON line each.
 
 An event is immutable and holds plain JSON values, so that nothing downstream checks or converts again: `plain` does
 that where an event is made. JSON knows neither NaN nor infinity, therefore
@@ -7,7 +7,10 @@ that where an event is made. JSON knows neither NaN nor infinity, therefore
 * in free-form data (config, summary, metadata) as ``{"$float": "NaN"}``; a key of the user's that starts with ``$``
   gets a second ``$``.
 
-A type that this version doesn't know decodes to `Unknown`: kept in the file, skipped by readers.
+Nor is a lone surrogate JSON: it comes back as its escape, the six characters ``\ud800``, in keys and values alike.
+
+A type that this version doesn't know decodes to `Unknown`: kept in the file, skipped by readers. A known type with an
+impossible value (a negative size, bins without counts) is no event: whoever reads never has to check again.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date
 from pathlib import PurePath
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -27,10 +30,15 @@ FORMAT = 1
 """The version of the journal's format, named by its first event."""
 
 MAX_DEPTH = 64
-"""Nesting of free-form data beyond this is written as text."""
+"""Nesting of free-form data beyond this is left out: it ends in a word that says so."""
+
+MAX_BITS = 2048
+"""Integers beyond this are written as hexadecimal text: Python converts no number of that many decimal digits."""
 
 RunStatus: TypeAlias = Literal["running", "completed", "failed", "killed", "crashed"]
 FINAL_STATUSES: tuple[RunStatus, ...] = ("completed", "failed", "killed", "crashed")
+
+_Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Writer(msgspec.Struct, frozen=True):
@@ -42,7 +50,7 @@ class Writer(msgspec.Struct, frozen=True):
         host: The name of its machine.
     """
 
-    pid: int
+    pid: _Natural
     started: float
     host: str
 
@@ -57,7 +65,7 @@ class StoredFile(msgspec.Struct, frozen=True):
     """
 
     path: str
-    size: int
+    size: _Natural
     sha256: str
 
 
@@ -139,7 +147,7 @@ class Image(Event, frozen=True, kw_only=True, tag="image"):
     step: int
     key: str
     path: str
-    size: int
+    size: _Natural
     sha256: str
 
 
@@ -149,7 +157,7 @@ class Table(Event, frozen=True, kw_only=True, tag="table"):
     step: int
     key: str
     path: str
-    size: int
+    size: _Natural
     sha256: str
 
 
@@ -160,6 +168,10 @@ class Histogram(Event, frozen=True, kw_only=True, tag="histogram"):
     key: str
     counts: tuple[float, ...]
     edges: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.counts) + 1 or not all(map(math.isfinite, (*self.counts, *self.edges))):
+            raise ValueError(f"a histogram of {len(self.counts)} counts has one edge more, and all are finite")
 
 
 class Artifact(Event, frozen=True, kw_only=True, tag="artifact"):
@@ -250,21 +262,24 @@ _encoder = msgspec.json.Encoder()
 # Not strict: only so does msgspec read "NaN" and "Infinity" where a float is expected.
 _decoder = msgspec.json.Decoder(AnyEvent, strict=False)
 _header = msgspec.json.Decoder(dict[str, Any])
+# What decoding raises: malformed JSON, a wrong type or value, bytes that are no UTF-8, nesting without end.
+_NOT_AN_EVENT = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def encode(event: Event) -> bytes:
     """The event as one line of JSON, without its newline."""
     kind = type(event)
+    data: Event | dict[str, Any] = event
     if kind is Metrics:  # the hot path
         total = sum(event.values.values())  # type: ignore[attr-defined]  # narrowed by hand
         if total - total != 0.0:  # true for NaN and ±inf alone
-            return _encoder.encode(_with_named_floats(event))  # type: ignore[arg-type]  # as above
+            data = _with_named_floats(event)  # type: ignore[arg-type]  # as above
     elif field := _FREE_FORM.get(kind):
-        event = msgspec.structs.replace(event, **{field: pack(getattr(event, field))})
+        data = msgspec.structs.replace(event, **{field: pack(getattr(event, field))})
     try:
-        return _encoder.encode(event)
+        return _encoder.encode(data)
     except UnicodeEncodeError:  # a lone surrogate: JSON text is UTF-8
-        return _encoder.encode(_without_surrogates(msgspec.to_builtins(event)))
+        return _encoder.encode(escape_surrogates(msgspec.to_builtins(data)))
 
 
 def decode(line: bytes) -> AnyEvent | Unknown:
@@ -275,17 +290,17 @@ def decode(line: bytes) -> AnyEvent | Unknown:
     """
     try:
         event: AnyEvent = _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        if field := _FREE_FORM.get(type(event)):
+            event = msgspec.structs.replace(event, **{field: unpack(getattr(event, field))})
+    except _NOT_AN_EVENT as error:
         return _decode_unknown(line, error)
-    if field := _FREE_FORM.get(type(event)):
-        event = msgspec.structs.replace(event, **{field: unpack(getattr(event, field))})
     return event
 
 
 def _decode_unknown(line: bytes, error: Exception) -> Unknown:
     try:
         tag = _header.decode(line).get("type")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as worse:
+    except _NOT_AN_EVENT as worse:
         raise ValueError(f"not an event: {worse}") from error
     if isinstance(tag, str) and tag not in _TAGS:
         return Unknown(type=tag, raw=bytes(line))
@@ -297,13 +312,14 @@ def _with_named_floats(event: Metrics) -> dict[str, Any]:
     return {"type": "metrics", "time": event.time, "step": event.step, "values": values}
 
 
-def _without_surrogates(value: Any) -> Any:
+def escape_surrogates(value: Any) -> Any:
+    """Plain values whose texts and keys are valid Unicode: a lone surrogate is written as its escape."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+        return {escape_surrogates(key): escape_surrogates(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_surrogates(item) for item in value]
+        return [escape_surrogates(item) for item in value]
     return value
 
 
@@ -323,43 +339,59 @@ def pack(value: Any) -> Any:
     return value
 
 
-def unpack(value: Any) -> Any:
-    """What `pack` was given."""
+def unpack(value: Any, depth: int = 0) -> Any:
+    """What `pack` was given.
+
+    Raises:
+        ValueError: It is nothing that `pack` wrote.
+    """
+    if depth > 2 * MAX_DEPTH:  # deeper than any that is written: a reader's stack is not for strangers to exhaust
+        raise ValueError(f"data nested deeper than {2 * MAX_DEPTH}")
     if isinstance(value, dict):
         if len(value) == 1 and isinstance(value.get("$float"), str):
             return float(value["$float"])
-        return {key.removeprefix("$"): unpack(item) for key, item in value.items()}
+        return {key.removeprefix("$"): unpack(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [unpack(item) for item in value]
+        return [unpack(item, depth + 1) for item in value]
     return value
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
     """Anything as plain JSON values: None, bool, int, float, str, list, and dict with string keys.
 
     Numpy and torch scalars become numbers, paths and dates text, dataclasses and mappings dicts, tuples and sets lists;
-    a class or function its qualified name; anything else what `str` says of it.
+    a class or function its qualified name; anything else what `str` says of it. Data that contains itself ends there,
+    and so does what is nested too deep.
+
+    Args:
+        above: The ids of what the value is inside of.
     """
-    if value is None or type(value) in (bool, int, float, str):
+    if value is None or type(value) in (bool, float, str):
         return value
-    if depth >= MAX_DEPTH:
-        return str(value)
+    if type(value) is int:
+        return value if value.bit_length() <= MAX_BITS else hex(value)
+    # Instead of its text, which may go on without end, and hold secrets.
+    if id(value) in above:
+        return f"<{type(value).__name__} inside itself>"
+    if len(above) >= MAX_DEPTH:
+        return f"<{type(value).__name__} nested too deep>"
+    above = (*above, id(value))
     if isinstance(value, enum.Enum):
-        return plain(value.value, depth + 1)
+        return plain(value.value, above)
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(item, depth + 1) for key, item in value.items()}
+        return {_text(key): plain(item, above) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, depth + 1) for item in value]
+        return [plain(item, above) for item in value]
     if isinstance(value, AbstractSet):
-        return sorted((plain(item, depth + 1) for item in value), key=repr)
+        return sorted((plain(item, above) for item in value), key=repr)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name), depth + 1) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name), above) for f in dataclasses.fields(value)}
     if isinstance(value, msgspec.Struct):
-        return {name: plain(getattr(value, name), depth + 1) for name in value.__struct_fields__}
+        return {name: plain(getattr(value, name), above) for name in value.__struct_fields__}
     if (number := scalar(value)) is not None:
-        return number
+        return plain(number)
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, date):  # a datetime is one too
@@ -367,10 +399,18 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         return f"{value.__module__}.{value.__qualname__}"
     if hasattr(value, "tolist") and getattr(value, "size", None) is not None and not callable(value.size):
-        return plain(value.tolist(), depth + 1) if value.size <= 1000 else str(value)
+        return plain(value.tolist(), above) if value.size <= 1000 else str(value)
     if type(value).__module__ == "argparse":
-        return plain(vars(value), depth + 1)
-    return str(value)
+        return plain(vars(value), above)
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    """What `str` says of a value; of one that can't say, its type."""
+    try:
+        return str(value)
+    except Exception:  # whatever a class of the user's raises
+        return f"<{type(value).__name__} without text>"
 
 
 def scalar(value: Any) -> int | float | bool | None:

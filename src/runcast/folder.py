@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -13,8 +14,10 @@ from runcast import events
 from runcast.courier import writer_alive
 from runcast.errors import RunFolderError
 from runcast.events import RunStarted, RunStatus, Writer
-from runcast.journal import FILE_NAME, Journal
+from runcast.journal import FILE_NAME, Damage, Journal
 from runcast.record import RecordBuilder, RunRecord
+
+logger = logging.getLogger("runcast")
 
 
 class Outline(NamedTuple):
@@ -60,20 +63,37 @@ def outline(folder: Path) -> Outline:
 def read_run(run_dir: str | os.PathLike[str]) -> RunRecord:
     """The journal of a run folder as a record. A run whose process vanished reads as ``crashed``.
 
+    What is damaged is left out, and a warning says what.
+
     Raises:
         RunFolderError: There is no journal in it.
         JournalError: The journal is none, or of a newer format.
     """
     folder = Path(run_dir)
     journal = Journal(folder / FILE_NAME)
-    writer = journal.start().writer
+    start = journal.start()
+    writer = start.writer
+    damage: list[Damage] = []
     builder = RecordBuilder(folder)
-    for entry in journal.read():
+    builder.add(start)  # which stands in for a damaged first line
+    for entry in journal.read(on_damage=damage.append):
         builder.add(entry.event)
         if isinstance(entry.event, events.RunResumed):
             writer = entry.event.writer
     if builder.record.status == "running" and not writer_alive(writer):
         builder.record.status = "crashed"
+    if damage:
+        first = damage[0]
+        logger.warning(
+            "%s has damaged lines, which are left out: %d; the first at byte %d, of %d bytes: %s",
+            journal.path,
+            len(damage),
+            first.offset,
+            first.size,
+            first.reason,
+        )
+    if builder.record.status != "running" and (torn := journal.torn_bytes()):
+        logger.warning("%s ends in the middle of an event, which is left out: %d bytes", journal.path, torn)
     return builder.record
 
 

@@ -1,4 +1,4 @@
-"""Where couriers run: a process each (default), a thread, or inline.
+"""Where couriers run: a process each (default, `supervisor.py`), a thread, or inline.
 
 A registered reporter can be made anew in another process by its class and options, and so gets a process of its own.
 A class or instance of yours that isn't registered may hold live objects, or be defined in a notebook: it is used as it
@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +22,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import msgspec
 
 from runcast.courier import Courier, courier_alive
-from runcast.delivery import FINAL_STATES, load_state, log_path
+from runcast.delivery import FINAL_STATES, load_state, log_path, private, tracker_folder
 from runcast.journal import FILE_NAME
 from runcast.registry import is_registered
 from runcast.reporter import Reporter
@@ -34,14 +33,12 @@ Mode: TypeAlias = Literal["process", "thread", "inline"]
 MODES: tuple[Mode, ...] = ("process", "thread", "inline")
 
 RESTARTS = 3
-"""How often a courier process that died is started again."""
-GIVE_UP_AFTER = 3600.0
-"""Seconds that a courier goes on trying to reach its tracker when nobody is left who waits for it."""
+"""How often a courier's process is started again whose supervisor died too."""
 
 # `runcast` itself may be importable only through the parent's sys.path, so that comes first.
 _BOOT = (
     "import json, sys; spec = json.loads(sys.stdin.buffer.readline()); sys.path[:] = spec['sys_path']; "
-    "from runcast.hosts import courier_process; courier_process(spec)"
+    "from runcast.supervisor import courier_process; courier_process(spec)"
 )
 
 
@@ -70,7 +67,7 @@ def host_for(reporter: Reporter, run_dir: Path, mode: Mode) -> Host:
     """The host of a reporter's courier, not yet started."""
     if mode == "inline":
         return InlineHost(reporter, run_dir)
-    if mode == "thread" or reporter.in_process or not portable(reporter):
+    if mode == "thread" or reporter.in_process or not portable(reporter) or reporter.joins():
         return ThreadHost(reporter, run_dir)
     return ProcessHost(reporter, run_dir)
 
@@ -81,7 +78,7 @@ def portable(reporter: Reporter) -> bool:
     if not is_registered(cls) or cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
         return False
     try:
-        msgspec.json.encode(reporter.options)
+        msgspec.json.encode(reporter.recipe())
     except (TypeError, ValueError):
         return False
     return True
@@ -89,22 +86,28 @@ def portable(reporter: Reporter) -> bool:
 
 def spec_of(reporter: Reporter, run_dir: Path) -> dict[str, Any]:
     """What another process needs to make the same reporter for the same run."""
-    cls = type(reporter)
+    make, arguments = reporter.recipe()
     return {
         "run_dir": str(run_dir),
-        "module": cls.__module__,
-        "class": cls.__qualname__,
-        "options": msgspec.to_builtins(reporter.options),
+        "name": reporter.name,
+        "make": make,
+        "arguments": msgspec.to_builtins(arguments),
         "sys_path": [path or os.getcwd() for path in sys.path],
     }
 
 
 def reporter_of(spec: dict[str, Any]) -> Reporter:
     """The reporter that `spec_of` described."""
-    found: Any = import_module(spec["module"])
-    for part in spec["class"].split("."):
+    return made(spec["make"], spec["arguments"])
+
+
+def made(make: str, arguments: dict[str, Any]) -> Reporter:
+    """The reporter of a `Reporter.recipe`."""
+    module, _, path = make.partition(":")
+    found: Any = import_module(module)
+    for part in path.split("."):
         found = getattr(found, part)
-    reporter = found(**spec["options"])
+    reporter = found(**arguments)
     assert isinstance(reporter, Reporter)
     return reporter
 
@@ -132,9 +135,8 @@ class ProcessHost:
         self._starts = 0
 
     def start(self) -> None:
-        path = log_path(self._run_dir, self.name)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as log:
+        tracker_folder(self._run_dir)
+        with open(log_path(self._run_dir, self.name), "ab", opener=private) as log:
             self._process = python_process(_BOOT, self._spec, stdout=log, stderr=log)
         self._starts += 1
 
@@ -242,24 +244,3 @@ class InlineHost:
     def stop(self) -> None:
         self._through = True
         self._courier.abandon()
-
-
-def courier_process(spec: dict[str, Any]) -> None:
-    """The main function of a courier process."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    # Prompts find an empty input rather than our pipe, and training has the first call on the processor.
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.nice(19)
-    if hasattr(os, "SCHED_BATCH"):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # never preempts training when it wakes up
-    courier = Courier(Path(spec["run_dir"]), reporter_of(spec), log=sys.stderr)
-    retrying_since: float | None = None
-    while (pause := courier.advance()) is not None:
-        now = time.monotonic()
-        retrying_since = (retrying_since or now) if courier.state.state == "retrying" else None
-        if retrying_since is not None and now - retrying_since > GIVE_UP_AFTER:
-            return
-        if stop.wait(pause):
-            courier.abandon()
-            return

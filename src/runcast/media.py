@@ -5,20 +5,24 @@ Files are named by their content, so that logging the same thing twice stores it
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import hashlib
 import io
-import json
 import math
 import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from runcast.errors import missing_extra
-from runcast.events import StoredFile, pack, plain, scalar
+from runcast.events import StoredFile, escape_surrogates, pack, plain, scalar
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -28,19 +32,31 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def store(run_dir: Path, kind: str, key: str, step: int, data: bytes, suffix: str) -> StoredFile:
-    """Writes bytes below ``artifacts/<kind>/``; the path in the answer is relative to the run folder."""
+    """Writes bytes below ``artifacts/<kind>/``; the path in the answer is relative to the run folder.
+
+    Raises:
+        OSError: They don't fit. Nothing is left of them.
+    """
     digest = hashlib.sha256(data).hexdigest()
     folder = run_dir / "artifacts" / kind
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{slug(key)}-{step}-{digest[:12]}{suffix}"
-    if not path.exists():
-        with open(path, "wb", opener=_private) as file:
-            file.write(data)
+    if not (path.is_file() and path.stat().st_size == len(data)):
+        _write_whole(path, data)
     return StoredFile(str(path.relative_to(run_dir)), len(data), digest)
 
 
-def _private(name: str, flags: int) -> int:
-    return os.open(name, flags, 0o600)
+def _write_whole(path: Path, data: bytes) -> None:
+    """Writes a private file that is there with all its bytes or not at all: a half one would be taken for whole later."""
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+        Path(temporary).replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
 
 
 def slug(name: str) -> str:
@@ -128,7 +144,7 @@ def table_json(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     for number, row in enumerate(cells):
         if len(row) != len(names):
             raise ValueError(f"row {number} of the table has {len(row)} cells, but there are {len(names)} columns")
-    return json.dumps(pack({"columns": names, "rows": cells}), ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return msgspec.json.encode(escape_surrogates(pack({"columns": names, "rows": cells})))
 
 
 def histogram(values: Any, bins: int = BINS) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -146,26 +162,38 @@ def histogram(values: Any, bins: int = BINS) -> tuple[tuple[float, ...], tuple[f
         flat = flat[numpy.isfinite(flat)]
         if not flat.size:
             raise ValueError("a histogram needs at least one finite value")
-        counts, edges = numpy.histogram(flat, bins=bins)
-        return tuple(counts.astype(float).tolist()), tuple(edges.tolist())
-    numbers = []
-    for value in values:
-        number = scalar(value)
-        if number is None:
-            raise TypeError(f"a histogram takes numbers, not {type(value).__name__}")
-        if math.isfinite(number):
-            numbers.append(float(number))
+        edges = _edges(float(flat.min()), float(flat.max()), bins)
+        return tuple(numpy.histogram(flat, bins=numpy.array(edges))[0].astype(float).tolist()), edges
+    numbers = [number for value in values if math.isfinite(number := _number(value))]
     if not numbers:
         raise ValueError("a histogram needs at least one finite value")
-    low, high = min(numbers), max(numbers)
-    if low == high:  # as numpy does
-        low, high = low - 0.5, high + 0.5
-    width = (high - low) / bins
-    edges = [low + i * width for i in range(bins)] + [high]
+    edges = _edges(min(numbers), max(numbers), bins)
     counts = [0.0] * bins
     for number in numbers:
-        counts[min(int((number - low) / width), bins - 1)] += 1
-    return tuple(counts), tuple(edges)
+        counts[min(bisect.bisect(edges, number), bins) - 1] += 1
+    return tuple(counts), edges
+
+
+def _number(value: Any) -> float:
+    number = scalar(value)
+    if number is None:
+        raise TypeError(f"a histogram takes numbers, not {type(value).__name__}")
+    try:
+        return float(number)
+    except OverflowError:  # an integer beyond every float
+        return math.inf
+
+
+def _edges(low: float, high: float, bins: int) -> tuple[float, ...]:
+    """Numpy's edges of bins of equal width, and some also where it has none: numbers almost equal, or at their limits."""
+    least = 8 * bins * math.ulp(max(abs(low), abs(high)))
+    if high - low < least:
+        pad, most = max(0.5, least), sys.float_info.max
+        low, high = max(low - pad, -most), min(high + pad, most)
+    if math.isfinite(high - low):
+        step = (high - low) / bins
+        return *(low + i * step for i in range(bins)), high
+    return *(low * (1 - i / bins) + high * (i / bins) for i in range(bins)), high
 
 
 def store_artifact(run_dir: Path, path: Path, name: str) -> tuple[str, tuple[StoredFile, ...]]:
@@ -179,6 +207,7 @@ def store_artifact(run_dir: Path, path: Path, name: str) -> tuple[str, tuple[Sto
 
     Raises:
         FileNotFoundError: There is no such file or folder.
+        OSError: It doesn't fit. Nothing is left of it.
     """
     if not path.exists():
         raise FileNotFoundError(f"no file or folder {str(path)!r} to log as an artifact")
@@ -187,17 +216,23 @@ def store_artifact(run_dir: Path, path: Path, name: str) -> tuple[str, tuple[Sto
     parent = run_dir / "artifacts" / "files"
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = _new_folder(parent, slug(name))
-    files = []
-    for source in sources:
-        relative = source.relative_to(base)
-        copy = target / relative
-        copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        link_or_copy(source, copy, link=path.is_dir())
-        with copy.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        files.append(StoredFile(relative.as_posix(), copy.stat().st_size, digest))
-    root = target if path.is_dir() else target / path.name
+    try:
+        files = [_bring(source, target, str(source.relative_to(base)), link=path.is_dir()) for source in sources]
+    except OSError:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    root = target if path.is_dir() else target / files[0].path
     return str(root.relative_to(run_dir)), tuple(files)
+
+
+def _bring(source: Path, target: Path, name: str, *, link: bool) -> StoredFile:
+    name = escape_surrogates(name)  # bytes that are no UTF-8: the copy is called what the journal can say
+    copy = target / name
+    copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    link_or_copy(source, copy, link=link)
+    with copy.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return StoredFile(Path(name).as_posix(), copy.stat().st_size, digest)
 
 
 def _new_folder(parent: Path, name: str) -> Path:

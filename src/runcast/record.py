@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple, cast
 
 from runcast import events
 from runcast.events import AnyEvent, RunStatus, Unknown
+
+logger = logging.getLogger("runcast")
 
 
 class Point(NamedTuple):
@@ -128,9 +131,20 @@ def merge(into: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_table(path: Path) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:
-    """Columns and rows of a table file in a run folder."""
-    data = events.unpack(json.loads(path.read_bytes()))
-    return tuple(data["columns"]), tuple(tuple(row) for row in data["rows"])
+    """Columns and rows of a table file in a run folder.
+
+    Raises:
+        OSError: It can't be read.
+        ValueError: It is no table.
+    """
+    try:
+        data = events.unpack(json.loads(path.read_bytes()))
+        columns, rows = tuple(data["columns"]), tuple(tuple(row) for row in data["rows"])
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path.name!r} is no table: {type(error).__name__}: {error}") from error
+    if not all(isinstance(column, str) for column in columns) or not all(len(row) == len(columns) for row in rows):
+        raise ValueError(f"{path.name!r} is no table: its rows don't fit its columns")
+    return columns, rows
 
 
 class RecordBuilder:
@@ -151,7 +165,13 @@ class RecordBuilder:
         return self.record
 
     def add(self, event: AnyEvent | Unknown) -> None:
-        """Takes one more event into account."""
+        """Takes one more event into account. What a file in the run folder doesn't bear out is left out, and said."""
+        try:
+            self._add(event)
+        except (OSError, ValueError, RuntimeError) as error:  # damage, or a stranger's paths and links
+            logger.warning("%s: left out of the record: %s", type(event).__struct_config__.tag, error)
+
+    def _add(self, event: AnyEvent | Unknown) -> None:
         record = self.record
         match event:
             case events.Metrics(step=step, time=time):
@@ -176,7 +196,7 @@ class RecordBuilder:
                 record.summary |= event.values
             case events.Tags():
                 record.tags = tuple(sorted({*record.tags, *event.tags}))
-            case events.RunStarted():
+            case events.RunStarted() if record.started is None:  # a line that stands there twice starts nothing anew
                 record.run_id, record.name, record.project = event.run_id, event.name, event.project
                 record.group, record.config, record.started = event.group, dict(event.config), event.time
                 record.tags = tuple(sorted(set(event.tags)))

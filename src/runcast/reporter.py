@@ -156,12 +156,18 @@ class Reporter:
         name: What `report_to` says.
         requires: What must be installed; None if nothing.
         in_process: True for a reporter that must share the training process, because it writes to its terminal.
+        idempotent: True if delivering an event once more changes nothing in the tracker. Else the tracker is read back
+            after a crash, to learn what it has (if the reporter has a reader).
+        call_timeout: Seconds after which a call that has not returned is taken for hanging: its courier is ended and
+            started again. An artifact has a second more a megabyte.
         options: The keyword arguments it was made with.
     """
 
     name: ClassVar[str] = ""
     requires: ClassVar[Requirement | None] = None
     in_process: ClassVar[bool] = False
+    idempotent: ClassVar[bool] = False
+    call_timeout: float = 300.0
     options: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -192,9 +198,32 @@ class Reporter:
         reason = f"newer than the newest tested version, {need.newest}" if untested else ""
         return Availability(cls.name, "ready", reason, found)
 
+    def recipe(self) -> tuple[str, dict[str, Any]]:
+        """How another process makes the same reporter: the import path of its class (or of a function), and arguments."""
+        return f"{type(self).__module__}:{type(self).__qualname__}", self.options
+
+    def joins(self) -> bool:
+        """Whether the user has a run of this tracker open in this process, which `open` would join.
+
+        Told without importing the SDK: one that isn't imported has no open run. A run that is joined is delivered to from
+        a thread of this process, and `close` doesn't end it.
+        """
+        return False
+
     def open(self, run: RunInfo, attach: NativeRun | None) -> NativeRun:
         """Starts the run in the tracker, or goes on with the run `attach` that an earlier `open` returned."""
         return NativeRun(id=run.run_id)
+
+    def replace(self, run: RunInfo, old: NativeRun) -> NativeRun | None:
+        """Starts the run anew in the place of `old`, and leaves nothing of that to be seen. Called instead of `open`.
+
+        The run went on from a checkpoint, and `old` has points that were logged behind it. Everything but those comes
+        again. A crash may repeat the call, so some or all of `old` may be gone already.
+
+        Returns:
+            The new run; None if the tracker can't: then `open` attaches, and the old points stay.
+        """
+        return None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, time: float) -> None:
         """Numbers by name at a step. `time`, here and below: when it was logged, Unix seconds."""
@@ -232,10 +261,10 @@ class Reporter:
         """Labels, in addition to those there are."""
 
     def flush(self) -> None:
-        """Returns when what was delivered is durable, as far as the SDK can tell."""
+        """Returns when what was delivered is durable, as far as the SDK can tell, and seen by `read`."""
 
     def close(self, status: RunStatus) -> None:
-        """Ends the run with its final status; also after a failure, and never twice."""
+        """Ends the run with its final status. If it raises, `open` attaches again before the next try."""
 
     def read(self, native: NativeRun) -> RunRecord:
         """What the tracker stored of the run, read back from the tracker itself."""
@@ -292,6 +321,19 @@ def transient(error: BaseException) -> bool | float:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
             return True  # somebody may make room
         if any(cls.__name__ in _TRANSIENT_NAMES for cls in type(seen).__mro__):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def denied(error: BaseException) -> bool:
+    """Whether the tracker takes nothing from us: HTTP 401, 403 or 407, of any client library, also as a cause."""
+    seen: BaseException | None = error
+    while seen is not None:
+        status = getattr(getattr(seen, "response", None), "status_code", None)
+        if status is None and callable(of_error := getattr(seen, "get_http_status_code", None)):
+            status = of_error()
+        if status in (401, 403, 407):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

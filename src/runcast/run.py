@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import operator
 import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 from runcast import events, media
-from runcast.courier import new_state
+from runcast.courier import courier_alive, new_state
 from runcast.delivery import Delivery, deliveries, load_state, save_state, states
 from runcast.errors import DeliveryError, RunFolderError, TrackerStartError
 from runcast.events import Event, RunStatus, plain, scalar
@@ -95,7 +96,7 @@ def start_run(
         run = Run(
             create_folder(parent, run_id), run_id, project or os.environ.get("RUNCAST_PROJECT") or "runcast", name
         )
-        run._append(
+        run._begin(
             events.RunStarted(
                 time=time.time(),
                 run_id=run_id,
@@ -365,8 +366,10 @@ class Run:
             return
         if reporter.name in self._hosts:
             raise ValueError(f"this run already reports to {reporter.name!r}")
-        if load_state(self.dir, reporter.name) is None:
-            save_state(self.dir, new_state(reporter))  # so that `sync` knows of it, whatever becomes of its courier
+        state = load_state(self.dir, reporter.name) or new_state(reporter)
+        if not courier_alive(self.dir, reporter.name):
+            state.state, state.error = "starting", None
+            save_state(self.dir, state)  # so that `sync` knows of it, whatever becomes of its courier
         host = host_for(reporter, self.dir, self._mode)
         self._hosts[reporter.name] = host
         if named:
@@ -442,14 +445,21 @@ class Run:
         if not self.enabled:
             self.status = status
             return
-        self._end_journal(status, reason)
-        rows = self._wait()
+        ended = self._end_journal(status, reason)
+        rows = self._wait() if ended else self.deliveries()
         if self._hosts:
             from runcast.display import delivery_table, stderr  # rich: not before somebody looks
 
             stderr().print(delivery_table(f"{self.name} · {status} · {self.dir}", rows))
         if self._lost:
             logger.error("%d events of this run could not be written to its journal and are lost", self._lost)
+        if not ended:
+            logger.error(
+                "the end of this run is among them, so trackers will show it as crashed. To mend that, when there is room "
+                "and this process has ended: runcast.start_run(resume=%r).finish(%r)",
+                str(self.dir),
+                status,
+            )
         behind = [row for row in rows if not row.done]
         for row in behind:
             logger.warning(
@@ -465,9 +475,11 @@ class Run:
                 )
             )
 
-    def _end_journal(self, status: RunStatus, reason: str | None) -> None:
-        """Writes the last event: all that must happen before the process may die."""
-        self._append(events.RunFinished(time=time.time(), status=status, reason=reason and redact_argument(reason)))
+    def _end_journal(self, status: RunStatus, reason: str | None) -> bool:
+        """Writes the last event, and says whether it could: all that must happen before the process may die."""
+        ended = self._append(
+            events.RunFinished(time=time.time(), status=status, reason=reason and redact_argument(reason))
+        )
         self.status = status
         if self._journal is not None:
             self._journal.close()
@@ -475,6 +487,7 @@ class Run:
             _open_runs.remove(self)
         if not _open_runs:
             _watch.unwatch()
+        return ended
 
     def _wait(self) -> list[Delivery]:
         from runcast.waiting import wait_for
@@ -483,11 +496,29 @@ class Run:
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 
-    def _append(self, event: Event) -> None:
-        """Writes the event. A full disk costs the event, not the training."""
+    def _begin(self, event: Event) -> None:
+        """Writes the event without which the run can't be: what can't even be begun is an error before training starts."""
+        assert self._journal is not None
+        assert self.dir is not None
+        try:
+            self._journal.append(event)
+        except OSError as error:
+            self._journal.close()
+            if isinstance(event, events.RunStarted):
+                shutil.rmtree(self.dir, ignore_errors=True)
+            if isinstance(error, RunFolderError):
+                raise
+            raise RunFolderError(
+                error.errno,
+                f"can't write the journal ({error.strerror}); make room, or choose another folder with dir= or $RUNCAST_DIR",
+                str(self.dir),
+            ) from error
+
+    def _append(self, event: Event) -> bool:
+        """Writes the event, and says whether it could. A full disk costs the event, not the training."""
         journal = self._journal
         if journal is None:
-            return
+            return False
         if self.status != "running":
             raise RuntimeError(f"run {self.id} is finished: start a new one, or start_run(resume={self.id!r})")
         try:
@@ -496,9 +527,11 @@ class Run:
             raise
         except OSError as error:
             self._lose("an event", error)
+            return False
         if self._inline:
             for host in self._inline:
                 host.poke()
+        return True
 
     def _lose(self, what: str, error: OSError) -> None:
         if not self._lost:
@@ -596,7 +629,7 @@ def _resumed(parent: Path, resume: str | os.PathLike[str], step: int | None) -> 
         )
     run = Run(folder, found.start.run_id, found.start.project, found.start.name)
     run._step = found.last_step if step is None else min(found.last_step, _integer(step))
-    run._append(events.RunResumed(time=time.time(), writer=this_writer(), step=step))
+    run._begin(events.RunResumed(time=time.time(), writer=this_writer(), step=step))
     return run
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from runcast import verify as verification
 from runcast.courier import courier_alive
-from runcast.delivery import deliveries, load_state
+from runcast.delivery import FINAL_STATES, deliveries, load_state
 from runcast.events import RunStatus
 from runcast.hosts import portable
 from runcast.reporter import Reporter
@@ -240,7 +240,7 @@ def wait_until_through(run_dir: Path, name: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         state = load_state(run_dir, name)
-        if state is not None and state.state in ("complete", "failed") and not courier_alive(run_dir, name):
+        if state is not None and state.state in FINAL_STATES and not courier_alive(run_dir, name):
             break
         time.sleep(0.1)
     (row,) = deliveries(run_dir, [name])

@@ -1,0 +1,100 @@
+"""What of the events behind the cursor has arrived, told from what the tracker has.
+
+A courier that died, or a request whose answer was lost, leaves at most one batch of events in doubt. Of those, each point
+is counted in the tracker by kind, name, step and millisecond; those that the journal has before the cursor are taken off;
+what is left has arrived, in the order of the journal.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import msgspec
+
+from runcast import events
+from runcast.events import Event, Unknown
+from runcast.journal import Entry, Journal
+from runcast.record import RunRecord
+from runcast.superseded import Superseded
+
+_Key: TypeAlias = tuple[str, str, int, int]
+
+_SERIES: dict[type[Event], str] = {
+    events.Text: "texts",
+    events.Image: "images",
+    events.Table: "tables",
+    events.Histogram: "histograms",
+}
+
+
+class Arrived:
+    """The points in doubt that have arrived.
+
+    Args:
+        record: What the tracker has.
+        journal: The run's.
+        cursor: Where the doubt begins.
+        superseded: What the tracker was never to have.
+        most: How many events may be in doubt.
+
+    Attributes:
+        end: Where the doubt ends.
+    """
+
+    def __init__(self, record: RunRecord, journal: Journal, cursor: int, superseded: Superseded, most: int) -> None:
+        doubtful = list(itertools.islice(journal.read(cursor), most))
+        self.end = doubtful[-1].end if doubtful else cursor
+        wanted = {key for entry in doubtful for key in _keys(entry.event)}
+        self._left = Counter(key for key in _stored(record) if key in wanted)
+        self._artifacts = record.artifacts
+        if wanted and self._left:
+            for entry in itertools.takewhile(lambda entry: entry.start < cursor, journal.read()):
+                if not superseded.covers(entry):
+                    self._left.subtract(key for key in _keys(entry.event) if key in wanted)
+
+    def rest(self, entry: Entry) -> Event | Unknown | None:
+        """The event without what has arrived of it; None if nothing is left."""
+        event = entry.event
+        if entry.start >= self.end:
+            return event
+        if isinstance(event, events.Metrics):
+            missing = {
+                name: value
+                for (name, value), key in zip(event.values.items(), _keys(event), strict=True)
+                if not self._take(key)
+            }
+            return msgspec.structs.replace(event, values=missing) if missing else None
+        if isinstance(event, events.Artifact):
+            stored = self._artifacts.get(event.name)
+            files = {file.path: (file.size, file.sha256) for file in event.files}
+            same = stored is not None and stored.kind == event.kind and stored.step == event.step
+            return None if same and stored is not None and _files(stored) == files else event
+        return None if any(self._take(key) for key in _keys(event)) else event
+
+    def _take(self, key: _Key) -> bool:
+        if self._left[key] <= 0:
+            return False
+        self._left[key] -= 1
+        return True
+
+
+def _files(artifact: Any) -> dict[str, tuple[int, str]]:
+    return {path: (content.size, content.sha256) for path, content in artifact.files.items()}
+
+
+def _keys(event: Event | Unknown) -> Iterator[_Key]:
+    if isinstance(event, events.Metrics):
+        for name in event.values:
+            yield "metrics", name, event.step, round(event.time * 1000)
+    elif isinstance(event, events.Text | events.Image | events.Table | events.Histogram):
+        yield _SERIES[type(event)], event.key, event.step, round(event.time * 1000)
+
+
+def _stored(record: RunRecord) -> Iterator[_Key]:
+    for kind in ("metrics", *_SERIES.values()):
+        for name, points in getattr(record, kind).items():
+            for point in points:
+                yield kind, name, point.step, round(point.time * 1000)

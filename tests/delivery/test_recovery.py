@@ -1,0 +1,246 @@
+"""Exactly once: whatever ends a courier or a call, wherever, a point is in the tracker once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import runcast
+from runcast.delivery import load_state
+from runcast.errors import SessionLostError
+from runcast.sync import deliver
+from runcast.testing.contract import PATIENCE, wait_until_through
+from runcast.testing.faults import Fault, inject, strikes
+from runcast.testing.lines import LinesReporter, lines_of
+from runcast.verify import verify
+
+STEPS = 30
+
+
+def reported(folder: Path, *faults: Fault, call_timeout: float | None = None, steps: int = STEPS) -> runcast.Run:
+    """A finished run of so many points, whose reporter had these faults."""
+    reporter = inject(LinesReporter(), *faults, ledger=folder / "ledger", call_timeout=call_timeout)
+    with runcast.start_run(
+        reporter, dir=folder / "runs", config={"lr": 1}, delivery="process", finish_timeout=PATIENCE
+    ) as run:
+        for step in range(steps):
+            run.log({"loss": step / 7, "accuracy": step / 11}, step=step)
+        run.log_text("note", "hello", step=steps)
+    return run
+
+
+def stored(run: runcast.Run) -> Counter[tuple[str, int]]:
+    """How often the tracker has each point, told by its own file."""
+    assert run.dir is not None
+    (path,) = run.dir.glob("lines/*.jsonl")
+    return Counter(
+        (name, line["step"]) for line in lines_of(path) if line["kind"] == "metrics" for name in line["values"]
+    )
+
+
+def once(steps: int = STEPS) -> Counter[tuple[str, int]]:
+    """Every point once."""
+    return Counter((name, step) for name in ("loss", "accuracy") for step in range(steps))
+
+
+def assert_whole(run: runcast.Run, refused: int = 0) -> None:
+    """Everything was delivered, once."""
+    assert run.dir is not None
+    state = load_state(run.dir, "lines")
+    assert state is not None
+    log = (run.dir / "trackers" / "lines.log").read_text()
+    assert (state.state, state.refused) == ("complete", refused), f"{state}\n{log[-3000:]}"
+    assert stored(run) == once()
+    (result,) = verify(run.dir)
+    assert result.matches, result
+
+
+@pytest.mark.parametrize("action", ["kill", "exit", "segv", "raise", "reset", "500", "429", "disk full"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("at", ["open", "log", "flush", "close"])
+def test_fault_costs_nothing_and_repeats_nothing(tmp_path, at, after, action):
+    """The courier or the call ends at that point, and in the end the tracker has everything once."""
+    run = reported(tmp_path, Fault(at, action, nth=8 if at == "log" else 1, after=after))
+    assert strikes(tmp_path / "ledger") == [f"{at} {action}"]
+    assert_whole(run)
+
+
+@pytest.mark.parametrize("at", ["open", "log", "flush", "close"])
+def test_hang_is_ended_and_gone_on_from(tmp_path, at):
+    """A call that doesn't return costs its courier, which starts again; its stack is in the log."""
+    run = reported(tmp_path, Fault(at, "hang", nth=5 if at == "log" else 1), call_timeout=1.5)
+    assert strikes(tmp_path / "ledger") == [f"{at} hang"]
+    assert_whole(run)
+    log = (run.dir / "trackers" / "lines.log").read_text()
+    assert "did not return within" in log
+    assert "in _hang" in log
+
+
+def test_hang_again_and_again_is_reported_as_stalled(tmp_path):
+    """After a bounded number of starts the state says so, with what to do; and that works."""
+    run = reported(tmp_path, Fault("flush", "hang", times=0), call_timeout=0.5)
+    state = load_state(run.dir, "lines")
+    assert state.state == "stalled"
+    assert "flush did not return within" in state.error
+    assert f"runcast sync {run.dir}" in state.error
+    assert len(strikes(tmp_path / "ledger")) == 4
+    deliver(run.dir, [LinesReporter()], PATIENCE)
+    assert_whole(run)
+
+
+def test_event_that_ends_its_courier_is_set_aside_alone(tmp_path):
+    """The one event that the SDK crashes on is set aside with the reason; those behind it arrive."""
+
+    class_path = tmp_path / "crashing.py"
+    class_path.write_text(
+        "import os, runcast\n"
+        "from runcast.testing.lines import LinesReporter\n"
+        "@runcast.register_reporter\n"
+        "class Crashing(LinesReporter):\n"
+        "    name = 'crashing'\n"
+        "    def log_metrics(self, metrics, step, time):\n"
+        "        if step == 7: os.kill(os.getpid(), 11)\n"
+        "        super().log_metrics(metrics, step, time)\n"
+    )
+    code = (
+        "import crashing, runcast, json\n"
+        "with runcast.start_run('crashing') as run:\n"
+        "    for step in range(20): run.log({'loss': step / 7}, step=step)\n"
+        "print(run.dir)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "RUNCAST_DIR": str(tmp_path / "runs")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    run_dir = Path(result.stdout.strip())
+    state = load_state(run_dir, "crashing")
+    assert (state.state, state.refused) == ("complete", 1)
+    assert "SIGSEGV" in state.set_aside[0].reason
+    (path,) = run_dir.glob("lines/*.jsonl")
+    steps = [line["step"] for line in lines_of(path) if line["kind"] == "metrics"]
+    assert steps == [step for step in range(20) if step != 7]
+
+
+def test_denied_tracker_keeps_everything_deliverable(tmp_path):
+    """After 401 no event is set aside: the courier stops, and a later one delivers all."""
+    run = reported(tmp_path, Fault("log", "401", nth=8, times=0))
+    state = load_state(run.dir, "lines")
+    assert (state.state, state.refused) == ("failed", 0)
+    assert "401" in state.error
+    deliver(run.dir, [LinesReporter()], PATIENCE)
+    assert_whole(run)
+
+
+def test_set_aside_event_is_tried_again_by_a_later_courier(tmp_path):
+    """What was refused is delivered once the reason is gone, and then the run is whole."""
+    run = reported(tmp_path, Fault("log", "refuse", nth=8, times=3))
+    state = load_state(run.dir, "lines")
+    assert (state.state, state.refused) == ("complete", 3)
+    assert len(stored(run)) == len(once()) - 6
+    deliver(run.dir, [LinesReporter()], PATIENCE)
+    assert_whole(run)
+
+
+def test_equal_points_are_not_taken_for_repeats(tmp_path, monkeypatch):
+    """The same name, step and time logged three times is three points, also through a crash between them."""
+    monkeypatch.setattr("runcast.run.time.time", lambda: 1_700_000_000.0)
+    reporter = inject(LinesReporter(), Fault("log", "kill", nth=2, after=True), ledger=tmp_path / "ledger")
+    with runcast.start_run(reporter, dir=tmp_path / "runs", delivery="process", finish_timeout=PATIENCE) as run:
+        for _ in range(3):
+            run.log({"loss": 1.0}, step=1)
+    assert strikes(tmp_path / "ledger") == ["log kill"]
+    assert stored(run) == Counter({("loss", 1): 3})
+
+
+def test_lost_session_is_opened_again(tmp_path):
+    """A reporter that says its session is gone is opened again, and asked what it has."""
+
+    class Forgetful(LinesReporter):
+        name = "lines"
+        lost = 0
+
+        def flush(self):
+            if self.lost < 2:
+                type(self).lost += 1
+                raise SessionLostError("gone")
+            super().flush()
+
+    with runcast.start_run(Forgetful(), dir=tmp_path / "runs", finish_timeout=PATIENCE) as run:
+        for step in range(STEPS):
+            run.log({"loss": step / 7, "accuracy": step / 11}, step=step)
+    assert Forgetful.lost == 2
+    assert stored(run) == once()
+
+
+def test_resume_takes_back_what_came_after_the_checkpoint(tmp_path):
+    """The tracker shows each step once: those before the checkpoint, and those of the second life."""
+    run_dir = killed_at(tmp_path, 10)
+    with runcast.start_run(
+        LinesReporter(), resume=run_dir, resume_step=5, delivery="process", finish_timeout=PATIENCE
+    ) as run:
+        for step in range(6, 13):
+            run.log({"loss": step * 2.0}, step=step)
+    assert stored(run) == Counter({("loss", step): 1 for step in range(13)})
+    (result,) = verify(run_dir)
+    assert result.matches, result
+    assert [point.value for point in runcast.read_run(run_dir).metrics["loss"]][5:8] == [5.0, 12.0, 14.0]
+
+
+def test_resume_is_one_run_when_replace_dies(tmp_path):
+    """A courier killed between beginning anew and its first commit begins anew once more."""
+    run_dir = killed_at(tmp_path, 10)
+    reporter = inject(LinesReporter(), Fault("open", "kill", after=True), ledger=tmp_path / "ledger")
+    with runcast.start_run(reporter, resume=run_dir, resume_step=5, delivery="process", finish_timeout=PATIENCE) as run:
+        run.log({"loss": 6.0}, step=6)
+    assert strikes(tmp_path / "ledger") == ["open kill"]
+    assert stored(run) == Counter({("loss", step): 1 for step in range(7)})
+
+
+def test_resume_from_the_last_step_goes_on_with_the_same_file(tmp_path):
+    """Nothing is superseded, so nothing is delivered again."""
+    run_dir = killed_at(tmp_path, 10)
+    (path,) = run_dir.glob("lines/*.jsonl")
+    before = path.read_bytes()
+    with runcast.start_run(
+        LinesReporter(), resume=run_dir, resume_step=9, delivery="process", finish_timeout=PATIENCE
+    ) as run:
+        run.log({"loss": 10.0}, step=10)
+    assert path.read_bytes().startswith(before)
+    assert stored(run) == Counter({("loss", step): 1 for step in range(11)})
+
+
+def test_resumed_run_reaches_a_new_tracker_without_what_was_taken_back(tmp_path):
+    """A replay into a tracker that never knew the run has each step once."""
+    run_dir = killed_at(tmp_path, 10, report_to="console")
+    with runcast.start_run("console", resume=run_dir, resume_step=5, finish_timeout=PATIENCE) as run:
+        run.log({"loss": 6.5}, step=6)
+    deliver(run_dir, [LinesReporter()], PATIENCE)
+    assert stored(run) == Counter({("loss", step): 1 for step in range(7)})
+
+
+def killed_at(folder: Path, steps: int, report_to: str = "lines") -> Path:
+    """A run folder of a process that killed itself after so many steps, and was delivered."""
+    code = (
+        "import os, signal, sys, runcast, runcast.testing.lines\n"
+        f"run = runcast.start_run({report_to!r}, dir=sys.argv[1], delivery='process')\n"
+        "print(run.dir, flush=True)\n"
+        f"for step in range({steps}): run.log({{'loss': float(step)}}, step=step)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "runs")], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    run_dir = Path(result.stdout.splitlines()[0])
+    if report_to == "lines":
+        wait_until_through(run_dir, "lines")
+    return run_dir
