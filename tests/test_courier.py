@@ -353,3 +353,26 @@ def test_cause_of_an_error_counts():
             raise RuntimeError("upload failed") from error
     except RuntimeError as wrapped:
         assert transient(wrapped) is True
+
+
+@pytest.mark.parametrize("behind", [b"garbage\n", b"\n", b'{"type":"of_the_future","time":1.0}\n'])
+def test_run_is_closed_whatever_stands_behind_its_end(run_dir, behind):
+    """A damaged line or an event of a newer version behind the end changes neither status nor completeness."""
+    finish(run_dir, "failed")
+    with (run_dir / FILE_NAME).open("ab") as file:
+        file.write(behind)
+    reporter = Scripted()
+    assert deliver(run_dir, reporter) is None
+    assert reporter.of("close") == ["failed"]
+    (row,) = deliveries(run_dir)
+    assert row.done, row
+
+
+def test_run_that_went_on_is_closed_once(run_dir):
+    """An end in the middle of the journal, behind which the run was resumed, is no end."""
+    finish(run_dir, "failed")
+    Journal(run_dir / FILE_NAME).append(events.RunResumed(time=10.0, writer=this_writer()))
+    finish(run_dir, "completed")
+    reporter = Scripted()
+    assert deliver(run_dir, reporter) is None
+    assert reporter.of("close") == ["completed"]

@@ -48,6 +48,7 @@ _POLL = 0.1
 _POLL_IDLE = 1.0
 _BACKOFF = 0.5
 _BACKOFF_MAX = 30.0
+_LOCK_TRIES = 10
 _TRIES = 5
 """How often a flush or an end is tried that fails for a reason that doesn't look like passing."""
 
@@ -109,6 +110,7 @@ class Courier:
         watch: Who is told of the reporter's calls.
         culprits: Offset → reason: events that ended the courier's process, and so are set aside unseen.
         careful: The first events one at a time, each committed, because one of them ended the courier's process.
+        lock: The lock of this tracker's run, if it is taken already; then it is not given back.
 
     Attributes:
         again: It is through because the run has to start anew in the tracker, which a new courier does.
@@ -123,6 +125,7 @@ class Courier:
         culprits: dict[int, str] | None = None,
         *,
         careful: bool = False,
+        lock: int | None = None,
     ) -> None:
         self.run_dir = run_dir
         self.reporter = reporter
@@ -133,7 +136,8 @@ class Courier:
         self._watch = watch or _Unwatched()
         self._culprits = culprits or {}
         self._careful = BATCH if careful else 0  # how many events yet
-        self._lock: int | None = None
+        self._lock = lock
+        self._lock_is_ours = lock is None
         self._damage: list[Damage] = []
         self._superseded = Superseded()
         self._arrived: Arrived | None = None
@@ -154,6 +158,9 @@ class Courier:
         """
         try:
             if not self._locked():
+                return None
+            if not self._opened and self._nothing_left():
+                self._unlock()
                 return None
             if not self._opened:
                 self._open()
@@ -502,24 +509,44 @@ class Courier:
     def _locked(self) -> bool:
         """Takes the lock that keeps a second courier away from this tracker's run."""
         if self._lock is None:
-            path = log_path(self.run_dir, self.state.name).with_suffix(".lock")
-            tracker_folder(self.run_dir)
-            descriptor = private(str(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
+            self._lock = take_lock(self.run_dir, self.state.name)
+            if self._lock is None:
                 return False
-            self._lock = descriptor
             # Another courier may have been at it since this one was made.
             self.state = load_state(self.run_dir, self.reporter.name) or self.state
         return True
 
+    def _nothing_left(self) -> bool:
+        """Whether another courier has done it all before this one had the lock: a run isn't closed twice."""
+        state = self.state
+        return state.state == "complete" and not state.set_aside and state.offset >= self.journal.path.stat().st_size
+
     def _unlock(self) -> None:
-        if self._lock is not None:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # closing alone would leave it with a forked child
-            os.close(self._lock)
+        if self._lock is not None and self._lock_is_ours:
+            release_lock(self._lock)
             self._lock = None
+
+
+def take_lock(run_dir: Path, name: str) -> int | None:
+    """Takes the lock of a tracker's run; None if another courier has it."""
+    tracker_folder(run_dir)
+    path = log_path(run_dir, name).with_suffix(".lock")
+    descriptor = private(str(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)  # `courier_alive` takes it for a moment, too
+        else:
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+def release_lock(descriptor: int) -> None:
+    """Gives a lock back."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would leave it with a forked child
+    os.close(descriptor)
 
 
 def new_state(reporter: Reporter) -> TrackerState:

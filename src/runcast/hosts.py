@@ -158,7 +158,8 @@ class ProcessHost:
             return True  # one from before the run was resumed, or of a `sync`, is at it
         if self._through() or self._starts > RESTARTS:
             return False
-        logger.warning("the courier of %s ended with exit code %s; starting it again", self.name, code)
+        if code:  # else it found another one at work, which has ended since
+            logger.warning("the courier of %s ended with exit code %s; starting it again", self.name, code)
         self.start()
         return True
 

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runcast.courier import Courier, courier_alive
+from runcast.courier import Courier, release_lock, take_lock
 from runcast.delivery import load_state, save_state
 from runcast.hosts import reporter_of
 from runcast.journal import FILE_NAME
@@ -100,13 +100,22 @@ class _Supervisor:
         self._stopping = True
 
     def run(self) -> None:
-        """Keeps a courier at work until it is through."""
+        """Keeps a courier at work until it is through, and others away, also while it is started again."""
+        lock = take_lock(self._run_dir, self._name)
+        if lock is None:
+            return
+        try:
+            self._keep_at_work(lock)
+        finally:
+            release_lock(lock)
+
+    def _keep_at_work(self, lock: int) -> None:
         deaths, before = 0, -1
         while not self._stopping:
             self._mark.end()
             pid = os.fork()
             if pid == 0:
-                _be_the_courier(self._spec, self._mark, self._culprits, careful=self._careful)
+                _be_the_courier(self._spec, self._mark, self._culprits, careful=self._careful, lock=lock)
             code, hung = self._watched(pid)
             if code == 0 or self._stopping or self._complete():
                 return
@@ -178,7 +187,7 @@ class _Supervisor:
 
     def _stall(self, reason: str, deaths: int) -> None:
         state = load_state(self._run_dir, self._name)
-        if state is not None and not courier_alive(self._run_dir, self._name):
+        if state is not None:
             state.state = "stalled"
             state.error = f"{reason}, {deaths} times; see the log, and try again with: runcast sync {self._run_dir}"
             save_state(self._run_dir, state)
@@ -189,7 +198,7 @@ def _say(reason: str) -> None:
     sys.stderr.flush()
 
 
-def _be_the_courier(spec: dict[str, Any], mark: _Mark, culprits: dict[int, str], *, careful: bool) -> None:
+def _be_the_courier(spec: dict[str, Any], mark: _Mark, culprits: dict[int, str], *, careful: bool, lock: int) -> None:
     """What the forked child does; it never returns."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -199,7 +208,7 @@ def _be_the_courier(spec: dict[str, Any], mark: _Mark, culprits: dict[int, str],
     faulthandler.register(_DUMP)
     code = 1
     try:
-        code = _deliver(spec, mark, stop, culprits, careful=careful)
+        code = _deliver(spec, mark, stop, culprits, careful=careful, lock=lock)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     state = load_state(Path(spec["run_dir"]), str(spec["name"]))
@@ -212,10 +221,10 @@ def _be_the_courier(spec: dict[str, Any], mark: _Mark, culprits: dict[int, str],
 
 
 def _deliver(
-    spec: dict[str, Any], mark: _Mark, stop: threading.Event, culprits: dict[int, str], *, careful: bool
+    spec: dict[str, Any], mark: _Mark, stop: threading.Event, culprits: dict[int, str], *, careful: bool, lock: int
 ) -> int:
-    reporter = reporter_of(spec)
-    courier = Courier(Path(spec["run_dir"]), reporter, log=sys.stderr, watch=mark, culprits=culprits, careful=careful)
+    run_dir, reporter = Path(spec["run_dir"]), reporter_of(spec)
+    courier = Courier(run_dir, reporter, sys.stderr, mark, culprits, careful=careful, lock=lock)
     retrying_since: float | None = None
     while (pause := courier.advance()) is not None:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Waiting for couriers: what `Run.finish`, ``runcast sync`` and ``runcast replay`` have in common."""
+"""Waiting for the couriers of one run: what `Run.finish` does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runcast.delivery import Delivery, deliveries
-from runcast.display import DeliveryProgress
+from runcast.display import Bar, DeliveryProgress
 from runcast.hosts import Host
 from runcast.journal import FILE_NAME, Journal
 
@@ -31,5 +31,7 @@ def wait_for(hosts: Sequence[Host], run_dir: Path, timeout: float) -> list[Deliv
         while (busy := [host for host in hosts if host.alive()]) and time.monotonic() < deadline:
             for host in busy:
                 host.wait(_TICK / len(busy))
-            progress.update(deliveries(run_dir, names, total))
+            if progress.shown:
+                rows = deliveries(run_dir, names, total)
+                progress.update([Bar(row.name, row.delivered, row.total, row.state) for row in rows])
     return deliveries(run_dir, names, total)

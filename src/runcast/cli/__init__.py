@@ -90,5 +90,7 @@ def _words(error: RuncastError) -> str:
 
 
 def _stop(message: str, code: int) -> int:
-    print(f"runcast: {' '.join(message.split())}", file=sys.stderr)
+    from runcast.display import visible
+
+    print(f"runcast: {visible(' '.join(message.split()))}", file=sys.stderr)
     return code

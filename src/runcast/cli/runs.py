@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -50,6 +51,23 @@ def run_folders(folder: Path) -> list[Path]:
     if (folder / FILE_NAME).is_file():
         return [folder]
     return sorted(path.parent for path in folder.glob(f"*/{FILE_NAME}"))
+
+
+def runs_below(folder: Path, on_error: Callable[[OSError], None]) -> list[Path]:
+    """The run folders in a folder and in the folders below it, by path; the folder itself if it is one.
+
+    Run folders have no run folders in them. Links are not followed, nor are hidden folders looked into.
+
+    Args:
+        on_error: Told of folders that can't be read.
+    """
+    found = []
+    for path, folders, files in os.walk(folder, onerror=on_error):
+        if FILE_NAME in files:
+            found.append(Path(path))
+            folders.clear()
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return sorted(found)
 
 
 def summaries(folder: Path) -> list[RunSummary]:

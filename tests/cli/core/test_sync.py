@@ -6,6 +6,7 @@ import fcntl
 import json
 import threading
 
+import msgspec
 import pytest
 
 import runcast
@@ -75,15 +76,105 @@ def test_waiting_ends_at_the_timeout(cli, pending_run, runs):
 
 
 def test_all_runs_of_a_folder(cli, pending_run, make_run, runs):
-    """`--all` syncs every run of the folder, and passes over what is none."""
+    """`--all` syncs every run of the folder; a run is told of when something was brought to a tracker."""
     complete = make_run()
-    (runs / "foreign").mkdir()
-    (runs / "foreign" / "journal.jsonl").write_text("a diary\n")
     result = cli("sync", "--all", "--json")
     assert result.code == 0
     assert {run["run"]: run["ok"] for run in result.json} == {pending_run.name: True, complete.name: True}
-    assert "foreign" in result.err
     assert {run["run"] for run in cli("sync", "--all", runs, "--json").json} == {pending_run.name, complete.name}
+    assert cli("sync", "--all") == (0, "", "")
+
+
+def test_news_and_what_is_left_are_told_apart(cli, pending_run, make_run, runs):
+    """Of all runs, standard output has those that something was brought to, standard error what is not delivered."""
+    unheard_of = make_run()
+    state = load_state(unheard_of, "shelf")
+    save_state(unheard_of, msgspec.structs.replace(state, name="shelv", state="failed"))
+    result = cli("sync", "--all")
+    assert result.code == 1
+    assert "12/12" in result.out
+    assert "shelv" not in result.out
+    assert result.err.startswith(
+        f"{unheard_of}: shelv failed, 12 of 12 events delivered. no tracker is called 'shelv'."
+    )
+    assert len(result.err.splitlines()) == 1
+
+
+def test_all_means_below(cli, pending_run, make_run, runs, tmp_path):
+    """Runs are found at any depth and once each; run folders, hidden folders and links are not looked into."""
+    deep = tmp_path / "experiments" / "a" / "runs"
+    deep.mkdir(parents=True)
+    found = [pending_run.rename(deep / pending_run.name), make_run().rename(deep.parent / "single")]
+    for place in (found[0] / "artifacts", tmp_path / "experiments" / ".trash"):
+        place.mkdir(exist_ok=True)
+        make_run().rename(place / "hidden")
+    (tmp_path / "experiments" / "link").symlink_to(make_run())
+    result = cli("sync", "--all", tmp_path / "experiments", deep, "--json")
+    assert result.code == 0
+    assert sorted(run["dir"] for run in result.json) == sorted(map(str, found))
+
+
+@pytest.mark.parametrize("content", [b"a diary\n", bytes(range(256)), b'{"type":"run_started","format":99}\n'])
+def test_folder_that_cannot_be_read_is_passed_over(cli, pending_run, runs, content):
+    """A journal that is none, or damaged, is said in a line and keeps no other run; since it may be a loss, the code is 1."""
+    (runs / "foreign").mkdir()
+    (runs / "foreign" / "journal.jsonl").write_bytes(content)
+    result = cli("sync", "--all", "--json")
+    assert result.code == 1
+    assert [(run["run"], run["ok"]) for run in result.json] == [(pending_run.name, True)]
+    (line,) = result.err.splitlines()
+    assert line.startswith("passed over: ")
+    assert str(runs / "foreign") in line
+
+
+def test_run_that_never_began_has_nothing_to_deliver(cli, runs):
+    """An empty journal, of a run that starts at this moment, is nothing to tell."""
+    (runs / "begins").mkdir()
+    (runs / "begins" / "journal.jsonl").touch()
+    assert cli("sync", "--all") == (0, "", "")
+    assert cli("sync", "--all", "--json").json == []
+
+
+def test_run_that_cannot_be_written_keeps_no_other(cli, pending_run, make_run, runs):
+    """Where a courier can't start, here for a link in place of its log, the reason is told and the others are delivered."""
+    (runs / "shelf-is-gone").touch()
+    linked = make_run()
+    (runs / "shelf-is-gone").unlink()
+    log_path(linked, "shelf").unlink()
+    log_path(linked, "shelf").symlink_to(runs / "elsewhere")
+    result = cli("sync", "--all", "--json")
+    assert result.code == 1
+    rows = {run["run"]: run["deliveries"][0] for run in result.json}
+    assert rows[pending_run.name]["state"] == "complete"
+    assert rows[linked.name]["state"] == "failed"
+    assert "symbolic link" in rows[linked.name]["detail"]
+    assert not (runs / "elsewhere").exists()
+
+
+def test_refused_event_is_tried_again(cli, make_run, runs):
+    """What a tracker refused is offered to it once more, and once only in a command."""
+    (runs / "shelf-refuses").touch()
+    run_dir = make_run()
+    assert load_state(run_dir, "shelf").refused == 10
+    before = log_path(run_dir, "shelf").read_text().count("ValueError: the shelf refuses")
+    result = cli("sync", run_dir, "--json")
+    assert result.code == 1
+    assert (result.json[0]["deliveries"][0]["state"], result.json[0]["deliveries"][0]["refused"]) == ("complete", 10)
+    assert log_path(run_dir, "shelf").read_text().count("ValueError: the shelf refuses") == before + 10
+    (runs / "shelf-refuses").unlink()
+    assert cli("sync", "--all", "--json").json[0]["ok"] is True
+    steps = [line for line in (run_dir / "shelf.jsonl").read_text().splitlines() if "metrics" in line]
+    assert len(steps) == 10
+
+
+def test_torn_line_is_nothing_to_deliver(cli, make_run):
+    """A run whose last line was cut short, and that is delivered as far as there are events, stays as it is."""
+    run_dir = make_run()
+    with (run_dir / "journal.jsonl").open("a") as file:
+        file.write('{"type":"met')
+    stored = (run_dir / "shelf.jsonl").read_text()
+    assert cli("sync", "--all") == (0, "", "")
+    assert (run_dir / "shelf.jsonl").read_text() == stored
 
 
 def test_live_courier_is_waited_for(cli, pending_run, held):
