@@ -23,8 +23,9 @@ import pytest
 import runcast
 from runcast.delivery import load_state
 from runcast.events import Metrics, StoredFile
+from runcast.journal import FILE_NAME, Journal
 from runcast.record import Point, RunRecord
-from runcast.reporter import LocalArtifact, NativeRun, RunInfo
+from runcast.reporter import LocalArtifact, NativeRun, RunInfo, denied
 from runcast.reporters.mlflow import MlflowReporter
 from runcast.testing import canonical
 from runcast.verify import verify
@@ -140,13 +141,30 @@ def test_infinity_is_told_from_the_greatest_number(direct: Direct) -> None:
 
 
 def test_points_of_one_millisecond_are_all_kept_in_order(direct: Direct) -> None:
-    """MLflow would take equal ones for one, and sort different ones by value."""
+    """MLflow would take equal ones for one, and sort different ones by value; coming again they are the same points."""
     values = [5.0, 5.0, 3.0, math.nan, math.nan]
-    direct.reporter.log_metrics_batch([Metrics(time=START, step=7, values={"x": value}) for value in values])
-    points = direct.read().metrics["x"]
-    assert [repr(point.value) for point in points] == [repr(value) for value in values]
-    assert [point.step for point in points] == [7] * 5
-    assert points[0].time == START
+    batch = [Metrics(time=START + i / 1e5, step=7, values={"x": value}) for i, value in enumerate(values)]
+    for _ in range(2):
+        direct.reporter.log_metrics_batch(batch)
+        points = direct.read().metrics["x"]
+        assert [repr(point.value) for point in points] == [repr(value) for value in values]
+        assert [point.step for point in points] == [7] * 5
+        assert points[0].time == START
+
+
+def test_points_of_one_millisecond_are_not_doubled_by_a_restart(tmp_path: Path) -> None:
+    """A courier that goes on where another one died gives each point the time that it had, also in the middle of them."""
+    direct = Direct(tmp_path / "runs")
+    journal = Journal(direct.info.dir / FILE_NAME)
+    batch = [Metrics(time=START + i / 1e5, step=7, values={"x": float(i % 2)}) for i in range(6)]
+    for event in batch:
+        journal.append(event)
+    journal.close()
+    direct.reporter.log_metrics_batch(batch[:5])
+    for begin in (0, 1, 4, 3):
+        direct.open()
+        direct.reporter.log_metrics_batch(batch[begin:])
+    assert [point.value for point in direct.read().metrics["x"]] == [0.0, 1.0] * 3
 
 
 def test_events_that_come_again_read_back_once(direct: Direct, tmp_path: Path) -> None:
@@ -260,10 +278,11 @@ def test_artifact_is_stored_as_files_with_names_of_any_shape(direct: Direct, tmp
 
 
 def test_summary_can_be_compared_and_labels_searched(direct: Direct) -> None:
-    """Numbers of the summary are metrics too, and a label is a tag that MLflow's search finds."""
+    """Numbers of the summary are metrics too in the end, and a label is a tag that MLflow's search finds."""
     direct.reporter.set_summary({"accuracy": 0.5, "note": "x", "huge": 10**400, "on": True})
     direct.reporter.set_summary({"accuracy": 0.75})
     direct.reporter.add_tags(["base line", "0.5"])
+    direct.reporter.close("completed")
     assert direct.data.metrics == {"summary/accuracy": 0.75}
     experiment = direct.client.get_run(direct.native.id).info.experiment_id
     assert direct.client.search_runs(
@@ -409,6 +428,7 @@ def test_fluent_api_of_this_process_is_left_alone(direct: Direct) -> None:
         (400, '{"error_code": "INVALID_PARAMETER_VALUE", "message": "no"}', False),
         (404, '{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no"}', False),
         (403, "forbidden", False),
+        (401, '{"detail": "who are you"}', False),
     ],
 )
 def test_answers_of_a_server_are_told_apart(
@@ -422,6 +442,7 @@ def test_answers_of_a_server_are_told_apart(
         with pytest.raises(Exception) as caught:
             Direct(tmp_path / "runs", tracking_uri=address)
     assert bool(MlflowReporter().is_transient(caught.value)) is transient
+    assert denied(caught.value) is (code in (401, 403))
 
 
 def test_server_that_is_down_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

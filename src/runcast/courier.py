@@ -30,13 +30,14 @@ import psutil
 
 from runcast import events
 from runcast.arrived import Arrived
-from runcast.delivery import SetAside, TrackerState, load_state, log_path, private, save_state, tracker_folder
+from runcast.delivery import SetAside, TrackerState, load_state, log_path, save_state, tracker_folder
 from runcast.errors import RuncastError, SessionLostError
 from runcast.events import Event, RunStatus, Writer
 from runcast.journal import FILE_NAME, Damage, Entry, Journal
-from runcast.redact import redact, redact_text
+from runcast.redact import masked, redact, secrets_in
 from runcast.reporter import PROJECTIONS, NativeRun, Reporter, RunInfo, denied, transient
 from runcast.superseded import POINTS, Superseded
+from runcast.trust import private
 
 BATCH = 1000
 """Events read, delivered and committed at once."""
@@ -146,7 +147,7 @@ class Courier:
         self._opened = False
         self._failures = 0
         self._pause = _POLL
-        self._secrets = secret_values(reporter.options)
+        self._secrets = secrets_in(events.plain(reporter.options))
 
     # -- what hosts call -------------------------------------------------------------------------------------------
 
@@ -471,9 +472,7 @@ class Courier:
         return f"{type(error).__name__}: {text}"[:2000]
 
     def _masked(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return redact_text(text)
+        return masked(text, self._secrets)
 
     def _tell(self, error: BaseException) -> None:
         self._write("".join(traceback.format_exception(error)))
@@ -588,10 +587,3 @@ def _public(options: dict[str, object]) -> dict[str, object]:
     """Options that may be written down: JSON values that are no secret."""
     shown = events.plain(options)
     return {key: value for key, value in shown.items() if redact({key: value}) == {key: value}}
-
-
-def secret_values(options: dict[str, object]) -> list[str]:
-    """The texts among a reporter's options that are secret, longest first: they are masked wherever they turn up."""
-    shown = events.plain(options)
-    hidden = {str(value) for key, value in shown.items() if redact({key: value}) != {key: value}}
-    return sorted((text for text in hidden if len(text) >= 4), key=len, reverse=True)

@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from runcast.errors import RunFolderError
 from runcast.events import RunStatus, Writer
 from runcast.journal import FILE_NAME, Journal
 from runcast.reporter import NativeRun
+from runcast.trust import own_folder, private
 
 State: TypeAlias = Literal["starting", "delivering", "retrying", "complete", "failed", "stalled", "removed"]
 FINAL_STATES: tuple[State, ...] = ("complete", "failed", "stalled", "removed")
@@ -82,22 +82,13 @@ def log_path(run_dir: Path, name: str) -> Path:
     return run_dir / "trackers" / f"{name}.log"
 
 
-def private(name: str, flags: int) -> int:
-    """Opens a file as its owner's alone, and never through a link: a run folder may come from a stranger."""
-    return os.open(name, flags | os.O_NOFOLLOW, 0o600)
-
-
 def tracker_folder(run_dir: Path) -> Path:
     """The folder of states and logs, made if need be.
 
     Raises:
-        RunFolderError: It leads out of the run folder.
+        RunFolderError: A link leads out of the run folder.
     """
-    folder = run_dir / "trackers"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink():
-        raise RunFolderError(f"{folder} is a link: a run folder's own files are not written through links")
-    return folder
+    return own_folder(run_dir, "trackers")
 
 
 def load_state(run_dir: Path, name: str) -> TrackerState | None:

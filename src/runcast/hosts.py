@@ -22,10 +22,13 @@ from typing import Any, Literal, Protocol, TypeAlias
 import msgspec
 
 from runcast.courier import Courier, courier_alive
-from runcast.delivery import FINAL_STATES, load_state, log_path, private, tracker_folder
+from runcast.delivery import FINAL_STATES, load_state, log_path, tracker_folder
+from runcast.events import plain
 from runcast.journal import FILE_NAME
+from runcast.redact import secrets_in
 from runcast.registry import is_registered
 from runcast.reporter import Reporter
+from runcast.trust import private
 
 logger = logging.getLogger("runcast")
 
@@ -65,9 +68,10 @@ class Host(Protocol):
 
 def host_for(reporter: Reporter, run_dir: Path, mode: Mode) -> Host:
     """The host of a reporter's courier, not yet started."""
+    joined = reporter.joins()  # first of all: a reporter may have to ask in the user's own thread
     if mode == "inline":
         return InlineHost(reporter, run_dir)
-    if mode == "thread" or reporter.in_process or not portable(reporter) or reporter.joins():
+    if mode == "thread" or reporter.in_process or joined or not portable(reporter):
         return ThreadHost(reporter, run_dir)
     return ProcessHost(reporter, run_dir)
 
@@ -92,6 +96,7 @@ def spec_of(reporter: Reporter, run_dir: Path) -> dict[str, Any]:
         "name": reporter.name,
         "make": make,
         "arguments": msgspec.to_builtins(arguments),
+        "secrets": secrets_in(plain(reporter.options)),
         "sys_path": [path or os.getcwd() for path in sys.path],
     }
 

@@ -23,6 +23,7 @@ import msgspec
 
 from runcast.errors import missing_extra
 from runcast.events import StoredFile, escape_surrogates, pack, plain, scalar
+from runcast.trust import own_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -38,8 +39,7 @@ def store(run_dir: Path, kind: str, key: str, step: int, data: bytes, suffix: st
         OSError: They don't fit. Nothing is left of them.
     """
     digest = hashlib.sha256(data).hexdigest()
-    folder = run_dir / "artifacts" / kind
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = own_folder(run_dir, "artifacts", kind)
     path = folder / f"{slug(key)}-{step}-{digest[:12]}{suffix}"
     if not (path.is_file() and path.stat().st_size == len(data)):
         _write_whole(path, data)
@@ -213,8 +213,7 @@ def store_artifact(run_dir: Path, path: Path, name: str) -> tuple[str, tuple[Sto
         raise FileNotFoundError(f"no file or folder {str(path)!r} to log as an artifact")
     sources = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     base = path if path.is_dir() else path.parent
-    parent = run_dir / "artifacts" / "files"
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    parent = own_folder(run_dir, "artifacts", "files")
     target = _new_folder(parent, slug(name))
     try:
         files = [_bring(source, target, str(source.relative_to(base)), link=path.is_dir()) for source in sources]
@@ -228,7 +227,7 @@ def store_artifact(run_dir: Path, path: Path, name: str) -> tuple[str, tuple[Sto
 def _bring(source: Path, target: Path, name: str, *, link: bool) -> StoredFile:
     name = escape_surrogates(name)  # bytes that are no UTF-8: the copy is called what the journal can say
     copy = target / name
-    copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own_folder(target, *Path(name).parts[:-1])
     link_or_copy(source, copy, link=link)
     with copy.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -248,7 +247,7 @@ def _new_folder(parent: Path, name: str) -> Path:
 
 
 def link_or_copy(source: Path, target: Path, *, link: bool) -> None:
-    """Brings a file to another place: by a hard link if one is wanted and possible, else as a copy."""
+    """Brings a file to another place: by a hard link if one is wanted and possible, else as its owner's own copy."""
     if link:
         try:
             os.link(source.resolve(), target)
@@ -256,4 +255,5 @@ def link_or_copy(source: Path, target: Path, *, link: bool) -> None:
             pass
         else:
             return
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     shutil.copyfile(source, target)

@@ -236,9 +236,11 @@ def inside(folder: Path, path: str) -> Path:
     """`path` below `folder`.
 
     Raises:
-        ValueError: It leads out of the folder; a run folder may come from a stranger.
+        ValueError: It leads out of the folder, or to a pipe or device; a run folder may come from a stranger.
     """
     target = (folder / path).resolve()
     if not target.is_relative_to(folder.resolve()):
         raise ValueError(f"{path!r} leads out of {folder}")
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise ValueError(f"{path!r} is no regular file")
     return target

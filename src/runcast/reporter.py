@@ -166,7 +166,7 @@ class Reporter:
     name: ClassVar[str] = ""
     requires: ClassVar[Requirement | None] = None
     in_process: ClassVar[bool] = False
-    idempotent: ClassVar[bool] = False
+    idempotent: bool = False
     call_timeout: float = 300.0
     options: dict[str, Any]
 

@@ -29,6 +29,8 @@ from runcast.courier import Courier, release_lock, take_lock
 from runcast.delivery import load_state, save_state
 from runcast.hosts import reporter_of
 from runcast.journal import FILE_NAME
+from runcast.masking import mask_output
+from runcast.priority import children_stand_back, stand_back
 
 RESTARTS = 3
 """How often a courier that hangs or dies is started again without having come any further."""
@@ -74,9 +76,9 @@ def courier_process(spec: dict[str, Any]) -> None:
     """The main function of a courier's process."""
     # Prompts find an empty input rather than our pipe, and training has the first call on the processor.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.nice(19)
-    if hasattr(os, "SCHED_BATCH"):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # never preempts training when it wakes up
+    stand_back()
+    if spec["secrets"]:
+        mask_output(spec["secrets"])
     _Supervisor(spec).run()
 
 
@@ -226,7 +228,11 @@ def _deliver(
     run_dir, reporter = Path(spec["run_dir"]), reporter_of(spec)
     courier = Courier(run_dir, reporter, sys.stderr, mark, culprits, careful=careful, lock=lock)
     retrying_since: float | None = None
+    alone = True
     while (pause := courier.advance()) is not None:
+        if alone and courier._opened:
+            alone = False
+            children_stand_back()
         now = time.monotonic()
         retrying_since = (retrying_since or now) if courier.state.state == "retrying" else None
         given_up = retrying_since is not None and now - retrying_since > GIVE_UP_AFTER

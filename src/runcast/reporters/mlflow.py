@@ -1,6 +1,6 @@
 """MLflow: a server, or a SQLite file beside the run folders that ``mlflow ui`` shows; through `MlflowClient` alone.
 
-    metrics      metrics, every point; numbers of the summary also as ``summary/<name>``, where runs can be compared
+    metrics      metrics, every point; numbers of the summary in the end also as ``summary/<name>``, to compare runs by
     params       the config, flat; MLflow never changes one, so what is changed later is the tag ``config.<name>``
     tags         ``tag.<label>``, ``summary.<name>``, and under ``runcast.`` the run itself
     artifacts    ``images/`` as MLflow's own image charts want them, ``texts/``, ``tables/`` and ``histograms/`` by the
@@ -11,7 +11,6 @@ A tag's value is text or JSON (`to_text`); one that is too long is marked as suc
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import itertools
@@ -19,7 +18,6 @@ import json
 import math
 import os
 import re
-import shlex
 import sys
 import tempfile
 import time as clock
@@ -27,13 +25,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from runcast import events
+from runcast.errors import RunFolderError
 from runcast.events import RunStatus, pack, unpack
 from runcast.flatten import escape, flatten, from_text, to_text, unescape, unflatten
+from runcast.journal import FILE_NAME, Journal
 from runcast.record import (
     ArtifactRecord,
     Content,
@@ -43,6 +43,7 @@ from runcast.record import (
     RunRecord,
     TablePoint,
     TextPoint,
+    inside,
     merge,
 )
 from runcast.redact import redact_text
@@ -58,6 +59,20 @@ from runcast.reporter import (
     setting,
     transient,
 )
+from runcast.reporters._mlflow_moments import Moments, milliseconds
+from runcast.reporters._mlflow_store import (
+    absolute,
+    addressed,
+    asking,
+    connect,
+    database_beside,
+    is_local,
+    keeps_repeats,
+    one_creates,
+    sqlite_file,
+    trusted,
+    where,
+)
 
 _NATIVE: dict[RunStatus, str] = {
     "running": "RUNNING",
@@ -67,15 +82,6 @@ _NATIVE: dict[RunStatus, str] = {
     "crashed": "FAILED",  # the nearest that MLflow has; the tag `runcast.status` has our word
 }
 _WORDS: dict[str, RunStatus] = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "killed"}
-
-# Before MLflow is imported, unless the user says otherwise: nothing is sent home, printed or drawn, and the courier does
-# the waiting for a server that is away.
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-}
 
 # What MLflow says of a database or server that is busy or away; the other codes are about the request itself.
 _TRANSIENT_CODES = frozenset(
@@ -91,17 +97,22 @@ _METRICS = 1000
 
 # Names: word characters, ``_-. :/``, and as a path they must be their own normal form.
 _NO_NAME = r"[^\w\-. :/]|\A/|(?<=/)/|/\Z|\A\.(?=\.)|(?<![^/])\.(?=\.?(?:/|\Z))"
-_NO_FILE_NAME = r"[^A-Za-z0-9_.\- /]"
+_NO_FILE_NAME = r"[^A-Za-z0-9_.\- /]|\A\.(?=\.?\Z)|(?<=\A\.)\.\Z"  # nor is it . or ..
 
 # No value that `to_text` gives: there a key that begins with $ has two of them.
 _REMOVED = '{"$removed": true}'
 _PIECES = re.compile(r'\{"\$pieces": (\d+)\}')
 
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-
 _MEDIA = re.compile(
     r"(?P<code>[^+/]*)\+step\+(?P<step>-?\d+)\+timestamp\+(?P<ms>\d+)\+[0-9a-f-]+\.(?:png|txt|json|svg)"
 )
+
+
+class _Active(NamedTuple):
+    """The run that the user has open in this process."""
+
+    run_id: str
+    tracking_uri: str
 
 
 class MlflowReporter(Reporter):
@@ -114,10 +125,12 @@ class MlflowReporter(Reporter):
 
     name: ClassVar[str] = "mlflow"
     requires: ClassVar[Requirement] = Requirement("mlflow", "mlflow", "2.18", "3.17.2", "mlflow")
+    idempotent: bool = True
 
     def __init__(self, tracking_uri: str | None = None, experiment_name: str | None = None) -> None:
         self._tracking_uri = tracking_uri
         self._experiment_name = experiment_name
+        self._active: _Active | None = None
 
     @classmethod
     def availability(cls) -> Availability:
@@ -126,7 +139,7 @@ class MlflowReporter(Reporter):
         if not uri:
             reason = "mlflow.db beside the run folders; set MLFLOW_TRACKING_URI for a server"
             return offline(found, reason, mode="local")
-        if _is_local(uri):
+        if is_local(uri):
             return offline(found, f"in {redact_text(uri)}, as MLFLOW_TRACKING_URI says", mode="local")
         return online(found)
 
@@ -136,7 +149,7 @@ class MlflowReporter(Reporter):
         seen: BaseException | None = error
         while seen is not None:
             kind = type(seen).__name__
-            # The server answered 429 or 5xx to every try; SQLite had no turn for us.
+            # A server answered 429 or 5xx to every try of a transfer; SQLite had no turn for us.
             if kind == "RetryError" or (kind == "OperationalError" and "locked" in str(seen)):
                 return True
             seen = seen.__cause__ or seen.__context__
@@ -144,77 +157,164 @@ class MlflowReporter(Reporter):
 
     # -- start and end ---------------------------------------------------------------------------------------------
 
+    def joins(self) -> bool:
+        """MLflow's active run is its thread's alone, and a courier has another: so it is remembered here."""
+        self._active = None
+        mlflow: Any = sys.modules.get("mlflow")
+        active = mlflow.active_run() if hasattr(mlflow, "active_run") else None
+        if active is None:
+            return False
+        uri = absolute(mlflow.get_tracking_uri())
+        if self._tracking_uri and absolute(self._tracking_uri) != uri:
+            return False
+        self._active = _Active(active.info.run_id, uri)
+        return True
+
     def open(self, run: RunInfo, attach: NativeRun | None) -> NativeRun:
-        uri = self._uri(run.dir.parent) if attach is None else self._uri_of(attach)
-        with _one_creates(uri):
-            self._client: Any = _connect(uri)
-            self._id = attach.id if attach is not None else self._find_or_create(run, uri)
-        stored = _Stored(self._client, self._id)
-        self._tags, self._params = stored.tags, stored.params
-        self._flat, self._config = stored.flat, stored.config()
+        active = self._active if attach is None or (self._active and self._active.run_id == attach.id) else None
+        if active is not None:
+            uri = active.tracking_uri
+        elif attach is not None:
+            uri = self._uri_of(attach, run.dir.parent)
+        else:
+            uri = self._configured or database_beside(run.dir.parent)
+        with one_creates(uri), asking(uri):
+            client = self._connect(uri)
+            known = active.run_id if active is not None else attach.id if attach is not None else None
+            run_id = known or self._find_or_create(client, run)
+        return self._begin(run, client, run_id, again=attach is not None, joined=active is not None)
+
+    def replace(self, run: RunInfo, old: NativeRun) -> NativeRun | None:
+        """A new run, and the old one deleted: MLflow takes no point back, and chooses ids itself.
+
+        Only a run that we made is deleted, and only for the run that it was made for.
+        """
+        if self._active is not None or os.environ.get("MLFLOW_RUN_ID"):
+            return None
+        uri = self._uri_of(old, run.dir.parent)
+        with one_creates(uri), asking(uri):
+            client = self._connect(uri)
+            before = _run_of(client, old.id)
+            if before is not None:
+                tags = before.data.tags
+                ours = "runcast.created" in tags and "runcast.joined" not in tags
+                if not ours or tags.get("runcast.run_id") != to_text(run.run_id):
+                    return None
+            new = self._find_or_create(client, run, before.info.experiment_id if before else None, besides=old.id)
+            if before is not None and before.info.lifecycle_stage == "active":
+                client.delete_run(old.id)
+        return self._begin(run, client, new)
+
+    def _begin(self, run: RunInfo, client: Any, run_id: str, *, again: bool = False, joined: bool = False) -> NativeRun:
+        uri = client.tracking_uri
+        self._client, self._id = client, run_id
+        with asking(uri):
+            stored = self._load()
+            path = sqlite_file(uri)
+            if path is not None and not joined and uri != self._configured:
+                _refuse_artifacts_elsewhere(stored.folder, path.parent)
+            self._joined = joined or "runcast.joined" in self._tags
+            if not self._joined and stored.info.status != "RUNNING":
+                client.update_run(run_id, status="RUNNING")
+            told = {
+                "run_id": run.run_id,
+                "name": run.name,
+                "project": run.project,
+                "group": run.group,
+                "status": "running",
+                "joined": self._joined or None,
+            }
+            self._send_tags({f"runcast.{key}": to_text(value) for key, value in told.items() if value is not None})
         self._codes: dict[str, str] = {}
-        self._latest: dict[str, tuple[int, int]] = {}
-        if stored.info.status != "RUNNING":
-            self._client.update_run(self._id, status="RUNNING")
-        told = {"run_id": run.run_id, "name": run.name, "project": run.project, "group": run.group, "status": "running"}
-        self._send_tags({f"runcast.{key}": to_text(value) for key, value in told.items() if value is not None})
+        self._moments = Moments()
+        if again and (run.dir / FILE_NAME).exists():
+            self._moments.learn(Journal(run.dir / FILE_NAME))
+        self.idempotent = not keeps_repeats(uri, stored.info.experiment_id)
         shown = redact_text(uri)
-        return NativeRun(self._id, _where(shown, stored.info.experiment_id, self._id), {"tracking_uri": shown})
+        return NativeRun(run_id, where(shown, stored.info.experiment_id, run_id), {"tracking_uri": shown})
+
+    def _connect(self, uri: str) -> Any:
+        return connect(uri, in_training=self._active is not None)
+
+    def _load(self) -> _Stored:
+        """Reads what the run has beside its points, which others may change too."""
+        stored = _Stored(self._client, self._id)
+        self._tags, self._params, self._folder = stored.tags, stored.params, stored.folder
+        self._flat, self._config = stored.flat, stored.config()
+        return stored
+
+    def flush(self) -> None:
+        """Everything is sent at once, so nothing is left to send."""
+        self._moments.flushed()
 
     def close(self, status: RunStatus) -> None:
-        self._send_tags({"runcast.status": status})
-        self._client.set_terminated(self._id, _NATIVE[status], end_time=_milliseconds(clock.time()))
+        with asking(self._client.tracking_uri):
+            self._send_tags({"runcast.status": status})
+            self._send_summary()
+            if not self._joined:
+                self._client.set_terminated(self._id, _NATIVE[status], end_time=milliseconds(clock.time()))
 
-    def _uri(self, folder: Path) -> str:
-        """Where runs go, so that it means the same in every working directory."""
-        if uri := setting(self._tracking_uri, "MLFLOW_TRACKING_URI", ""):
-            path = _sqlite_file(uri)
-            return uri if path is None else f"sqlite:///{path}{''.join(uri.partition('?')[1:])}"
-        if "?" in str(folder.absolute()):
-            raise ValueError(f"MLflow can't keep a database in {str(folder)!r}, for its '?'; set MLFLOW_TRACKING_URI")
-        return f"sqlite:///{folder.absolute()}/mlflow.db"
+    @property
+    def _configured(self) -> str:
+        """The store that the settings name, if they do."""
+        return absolute(setting(self._tracking_uri, "MLFLOW_TRACKING_URI", ""))
 
-    def _uri_of(self, native: NativeRun) -> str:
-        """Where the run is; with the password that is in our settings, but not in what we wrote down."""
-        configured = setting(self._tracking_uri, "MLFLOW_TRACKING_URI", "")
-        stored = str(native.data["tracking_uri"])
-        return configured if redact_text(configured) == stored else stored
+    def _uri_of(self, native: NativeRun, folder: Path | None = None) -> str:
+        """Where the run is; with the password that is in our settings, but not in what we wrote down.
 
-    def _find_or_create(self, run: RunInfo, uri: str) -> str:
-        """The run that MLFLOW_RUN_ID names, or that a courier which died made, or a new one."""
+        Args:
+            folder: The parent of the run folder, where the database is that needs no settings.
+        """
+        stored = str(native.data.get("tracking_uri", ""))
+        ours = [self._configured]
+        if self._active is not None:
+            ours.append(self._active.tracking_uri)
+        if folder is not None and sqlite_file(stored) == folder.absolute() / "mlflow.db":
+            ours.append(database_beside(folder))
+        return trusted(stored, native.id, ours)
+
+    def _find_or_create(self, client: Any, run: RunInfo, experiment: str | None = None, besides: str = "") -> str:
+        """The run that MLFLOW_RUN_ID names, or that a courier which died made, or a new one.
+
+        Args:
+            experiment: Default: the one for the run's project.
+            besides: A run that it isn't.
+        """
         if named := os.environ.get("MLFLOW_RUN_ID"):
             return named
-        experiment = self._experiment(run.project, uri)
+        experiment = experiment or self._experiment(client, run.project)
         if "'" not in run.run_id:
-            found = self._client.search_runs([experiment], f"tags.`runcast.run_id` = '{to_text(run.run_id)}'")
-            if found:
-                return str(found[0].info.run_id)
-        created = self._client.create_run(
+            for found in client.search_runs([experiment], f"tags.`runcast.run_id` = '{to_text(run.run_id)}'"):
+                if found.info.run_id != besides:
+                    return str(found.info.run_id)
+        ours = {"runcast.run_id": to_text(run.run_id), "runcast.created": "true"}
+        created = client.create_run(
             experiment,
-            start_time=_milliseconds(run.started),
+            start_time=milliseconds(run.started),
             run_name=run.name[:250],
-            tags={**json.loads(os.environ.get("MLFLOW_TAGS") or "{}"), "runcast.run_id": to_text(run.run_id)},
+            tags={**json.loads(os.environ.get("MLFLOW_TAGS") or "{}"), **ours},
         )
         return str(created.info.run_id)
 
-    def _experiment(self, project: str, uri: str) -> str:
+    def _experiment(self, client: Any, project: str) -> str:
         chosen = self._experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-        if not chosen and (known := os.environ.get("MLFLOW_EXPERIMENT_ID")):
+        theirs = absolute(os.environ.get("MLFLOW_TRACKING_URI", ""))  # MLflow itself sets it along with the id
+        if not chosen and theirs in ("", client.tracking_uri) and (known := os.environ.get("MLFLOW_EXPERIMENT_ID")):
             return known
         name = chosen or project
-        found = self._client.get_experiment_by_name(name)
+        found = client.get_experiment_by_name(name)
         if found is None:
             location = None
-            if path := _sqlite_file(uri):  # where MLflow would put the artifacts into the working directory
+            if path := sqlite_file(client.tracking_uri):  # MLflow would put the artifacts into the working directory
                 artifacts = path.parent / "mlartifacts"
                 artifacts.mkdir(mode=0o700, exist_ok=True)
                 location = artifacts.as_uri()
             try:
-                return str(self._client.create_experiment(name, artifact_location=location))
+                return str(client.create_experiment(name, artifact_location=location))
             except Exception as error:
                 if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
                     raise
-                found = self._client.get_experiment_by_name(name)  # another run was faster
+                found = client.get_experiment_by_name(name)  # another run was faster
         return str(found.experiment_id)
 
     # -- what is logged --------------------------------------------------------------------------------------------
@@ -228,10 +328,9 @@ class MlflowReporter(Reporter):
         points = []
         tags: dict[str, str] = {}
         for event in batch:
-            logged = _milliseconds(event.time)
             for name, value in event.values.items():
                 code = self._codes.get(name) or self._metric_code(name)
-                ms = self._distinct(code, event.step, logged)
+                ms = self._moments.of(name, event.step, event.time, value)
                 points.append(Metric(code, value, ms, event.step))
                 if abs(value) == sys.float_info.max:
                     tags[_finite_tag(code, event.step, ms, value)] = ""
@@ -242,6 +341,8 @@ class MlflowReporter(Reporter):
     def log_config(self, config: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
+        if self._joined:
+            self._load()
         merged = merge(self._config, dict(config))
         flat = {key: to_text(value) for key, value in flatten(merged).items()}
         most = os.environ.get("MLFLOW_MAX_LOG_PARAMS", "")
@@ -278,6 +379,8 @@ class MlflowReporter(Reporter):
         data = _json({"columns": list(columns), "data": [list(row) for row in rows]})
         name = self._media_name(key, step, time, data, "json")
         self._store("tables", {name: data})
+        if self._joined:
+            self._load()
         # MLflow's list of what its table page and `load_table` find; the latest must do when it is too long for a tag.
         tables = json.loads(self._tags.get("mlflow.loggedArtifacts", "[]"))
         if (entry := {"path": f"tables/{name}", "type": "table"}) not in tables:
@@ -305,18 +408,10 @@ class MlflowReporter(Reporter):
         self._store("manifests", {f"{code}.json": _json(manifest)})
 
     def set_summary(self, values: Mapping[str, Any]) -> None:
-        from mlflow.entities import Metric
-
         tags: dict[str, str] = {}
-        points = []
         for name, value in values.items():
-            code = self._code(name)
-            tags |= _pieces(f"summary.{code}", to_text(value))
-            number = _finite(value)
-            if number is not None:
-                points.append(Metric(f"summary/{code}", number, _milliseconds(clock.time()), 0))
+            tags |= _pieces(f"summary.{self._code(name)}", to_text(value))
         self._send_tags(tags)
-        self._send("metrics", points, _METRICS)
 
     def add_tags(self, tags: Sequence[str]) -> None:
         sent: dict[str, str] = {}
@@ -327,8 +422,9 @@ class MlflowReporter(Reporter):
     # -- helpers ---------------------------------------------------------------------------------------------------
 
     def _send(self, what: str, entries: Sequence[Any], most: int) -> None:
-        for part in _requests(entries, most):
-            self._client.log_batch(self._id, **{what: part}, synchronous=True)
+        with asking(self._client.tracking_uri):
+            for part in _requests(entries, most):
+                self._client.log_batch(self._id, **{what: part}, synchronous=True)
 
     def _send_points(self, points: Sequence[Any]) -> None:
         try:
@@ -344,6 +440,22 @@ class MlflowReporter(Reporter):
             if len(new) == len(points):
                 raise
             self._send("metrics", new, _METRICS)
+
+    def _send_summary(self) -> None:
+        """Makes a metric of each number of the summary, once it is final: MLflow would keep every value it had."""
+        from mlflow.entities import Metric
+
+        shown = self._client.get_run(self._id).data.metrics
+        points = []
+        for key in [key for key in self._tags if key.startswith("summary.")]:
+            name, number = f"summary/{key.removeprefix('summary.')}", _finite(from_text(self._tags[key]))
+            if number is None or shown.get(name) == number:
+                continue
+            ms = milliseconds(clock.time())
+            if name in shown:  # the latest is what MLflow shows, and clocks may go back
+                ms = max(ms, *(old.timestamp + 1 for old in self._client.get_metric_history(self._id, name)))
+            points.append(Metric(name, number, ms, 0))
+        self._send("metrics", points, _METRICS)
 
     def _send_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -374,21 +486,16 @@ class MlflowReporter(Reporter):
         if (digest := _digest_in(code, mark)) and f"runcast.name.{digest}" not in self._tags:
             self._send_tags(_pieces(f"runcast.name.{digest}", to_text(name)))
 
-    def _distinct(self, code: str, step: int, ms: int) -> int:
-        """The time in milliseconds; one later than that of the point before, where MLflow would take two for one."""
-        before = self._latest.get(code)
-        if before is not None and before[0] == step and 0 <= before[1] - ms < 10:
-            ms = before[1] + 1
-        self._latest[code] = (step, ms)
-        return ms
-
     def _media_name(self, key: str, step: int, time: float, data: bytes, suffix: str) -> str:
         """A file name by the pattern of MLflow's own images; the same again is the same file."""
         digest = hashlib.sha256(data).hexdigest()[:16]
-        return f"{self._file_code(key)}+step+{step}+timestamp+{_milliseconds(time)}+{digest}.{suffix}"
+        return f"{self._file_code(key)}+step+{step}+timestamp+{milliseconds(time)}+{digest}.{suffix}"
 
     def _store(self, folder: str, files: Mapping[str, bytes | Path]) -> None:
         """Uploads files, by their path below `folder`."""
+        if self._folder is not None:
+            for name in files:
+                inside(self._folder, f"{folder}/{name}")
         with tempfile.TemporaryDirectory(prefix="runcast-") as staging:
             for name, content in files.items():
                 target = Path(staging, name)
@@ -397,13 +504,15 @@ class MlflowReporter(Reporter):
                     target.write_bytes(content)
                 else:
                     target.symlink_to(content.resolve())
-            with _addressed(self._client):
+            with addressed(self._client), asking(self._client.tracking_uri):
                 self._client.log_artifacts(self._id, staging, folder)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, native: NativeRun) -> RunRecord:
-        return _Stored(_connect(self._uri_of(native)), native.id).record()
+        uri = self._uri_of(native)
+        with asking(uri):
+            return _Stored(self._connect(uri), native.id).record()
 
 
 class _Stored:
@@ -412,6 +521,7 @@ class _Stored:
     Attributes:
         params: Code to text, as MLflow has them; likewise `tags`.
         flat: The flat config: name to text, as it is now.
+        folder: Where its artifacts are, if they are on this machine.
     """
 
     def __init__(self, client: Any, run_id: str) -> None:
@@ -422,7 +532,7 @@ class _Stored:
         self._metrics = sorted(run.data.metrics)
         self._client = client
         location = urlsplit(run.info.artifact_uri)
-        self._folder = Path(url2pathname(location.path)) if location.scheme in ("", "file") else None
+        self.folder = Path(url2pathname(location.path)) if location.scheme in ("", "file") else None
         changed = {key.removeprefix("config.") for key in self.tags if key.startswith("config.")}
         texts = {
             code: self._tag(f"config.{code}", self.params.get(code))
@@ -463,7 +573,9 @@ class _Stored:
         return "" if code == mark * 2 else unescape(code, mark)
 
     def _status(self) -> RunStatus:
-        """Our word for the status, if it still means what MLflow says."""
+        """Our word for the status, if it still means what MLflow says; or if the run's end is not ours to tell MLflow."""
+        if "runcast.joined" in self.tags:
+            return cast("RunStatus", self._told("status", "running"))
         for word, native in _NATIVE.items():
             if native == self.info.status and word == self._told("status", ""):
                 return word
@@ -523,7 +635,7 @@ class _Stored:
             yield ArtifactRecord(data["name"], data["kind"], files, data["step"], data["metadata"])
 
     def _listed(self, folder: str) -> list[str]:
-        with _addressed(self._client):
+        with addressed(self._client):
             return [str(file.path) for file in self._client.list_artifacts(self.info.run_id, folder) if not file.is_dir]
 
     def _content(self, path: str) -> Content:
@@ -537,83 +649,37 @@ class _Stored:
     @contextmanager
     def _file(self, path: str) -> Iterator[Path]:
         """A stored file: itself if it is on this machine, else a copy."""
-        if self._folder is not None:
-            yield self._folder / path
+        if self.folder is not None:
+            yield inside(self.folder, path)
             return
-        with tempfile.TemporaryDirectory(prefix="runcast-") as folder, _addressed(self._client):
+        with tempfile.TemporaryDirectory(prefix="runcast-") as folder, addressed(self._client):
             yield Path(self._client.download_artifacts(self.info.run_id, path, folder))
 
 
-# -- the client ----------------------------------------------------------------------------------------------------
+# -- runs ----------------------------------------------------------------------------------------------------------
 
 
-def _connect(uri: str) -> Any:
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-@contextmanager
-def _addressed(client: Any) -> Iterator[None]:
-    """Names the client's server in the environment: MLflow 3.0 and before look there for where artifacts go."""
-    if "MLFLOW_TRACKING_URI" in os.environ or urlsplit(client.tracking_uri).scheme not in ("http", "https"):
-        yield
-        return
-    os.environ["MLFLOW_TRACKING_URI"] = client.tracking_uri
+def _run_of(client: Any, run_id: str) -> Any:
+    """A run, also one that was deleted; None if there is none any more."""
     try:
-        yield
-    finally:
-        del os.environ["MLFLOW_TRACKING_URI"]
+        return client.get_run(run_id)
+    except Exception as error:
+        if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
-def _sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite database; None for any other store."""
-    scheme, slashes, path = uri.partition(":///")
-    if not slashes or scheme.partition("+")[0] != "sqlite":
-        return None
-    return Path(path.partition("?")[0]).absolute()
-
-
-@contextmanager
-def _one_creates(uri: str) -> Iterator[None]:
-    """Keeps other couriers away while a SQLite file, its tables and the experiment are made."""
-    path = _sqlite_file(uri)
-    if path is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{path}.lock", "w", opener=_private) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        open(path, "a", opener=_private).close()
-        yield
-
-
-def _private(name: str, flags: int) -> int:
-    """Opens a file that is its owner's alone if it is new, as run folders are."""
-    return os.open(name, flags, 0o600)
-
-
-def _is_local(uri: str) -> bool:
-    """Whether this is a folder or database of ours, not a server's."""
-    return urlsplit(uri).scheme.partition("+")[0] in ("", "file", *_DATABASES) and not uri.startswith("databricks")
-
-
-def _where(uri: str, experiment: str, run_id: str) -> str:
-    """Where to look at a run: its page, or the command that serves it."""
-    if _is_local(uri):
-        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-    if urlsplit(uri).scheme in ("http", "https"):
-        return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
-    return f"run {run_id} in {uri}"
+def _refuse_artifacts_elsewhere(stored: Path | None, folder: Path) -> None:
+    """A database that no setting names may come from a stranger, and says itself where the files of its runs go."""
+    places = [(folder / name).resolve() for name in ("mlartifacts", "mlruns")]
+    if stored is not None and not any(stored.resolve().is_relative_to(place) for place in places):
+        raise RunFolderError(
+            f"MLflow would keep the files of this run in {str(stored)!r}, outside of {str(places[0])!r}: take another "
+            "project name, or name the database with MLFLOW_TRACKING_URI if it is yours"
+        )
 
 
 # -- values and names ----------------------------------------------------------------------------------------------
-
-
-def _milliseconds(time: float) -> int:
-    return round(time * 1000)
 
 
 def _json(value: Any) -> bytes:

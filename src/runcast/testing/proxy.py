@@ -206,7 +206,7 @@ class Proxy:
                         break
                 await server.send(request, reset=fault.kind == "reset")
                 self.passed += 1
-        except (OSError, EOFError):  # one side is gone, and so the other need not wait
+        except (OSError, EOFError, asyncio.CancelledError):  # one side, or the proxy, is gone: nobody need wait
             pass
         finally:
             self._connections.discard(client)
