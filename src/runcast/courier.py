@@ -30,14 +30,23 @@ import psutil
 
 from runcast import events
 from runcast.arrived import Arrived
-from runcast.delivery import SetAside, TrackerState, load_state, log_path, save_state, tracker_folder
+from runcast.delivery import (
+    SetAside,
+    TrackerState,
+    check_files,
+    load_state,
+    lock_path,
+    log_path,
+    save_state,
+    tracker_folder,
+)
 from runcast.errors import RuncastError, SessionLostError
 from runcast.events import Event, RunStatus, Writer
 from runcast.journal import FILE_NAME, Damage, Entry, Journal
-from runcast.redact import masked, redact, secrets_in
+from runcast.redact import MASK, masked, redact, secrets_in, secrets_of_environment
 from runcast.reporter import PROJECTIONS, NativeRun, Reporter, RunInfo, denied, transient
 from runcast.superseded import POINTS, Superseded
-from runcast.trust import private
+from runcast.trust import check_links, private
 
 BATCH = 1000
 """Events read, delivered and committed at once."""
@@ -147,7 +156,7 @@ class Courier:
         self._opened = False
         self._failures = 0
         self._pause = _POLL
-        self._secrets = secrets_in(events.plain(reporter.options))
+        self._secrets = [*secrets_in(events.plain(reporter.options)), *secrets_of_environment()]
 
     # -- what hosts call -------------------------------------------------------------------------------------------
 
@@ -189,6 +198,7 @@ class Courier:
     # -- start -----------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
+        check_links(self.run_dir)
         start = self.journal.start()
         info = RunInfo(
             run_id=start.run_id,
@@ -484,6 +494,7 @@ class Courier:
                 self._log.write(line)
                 self._log.flush()
             else:
+                tracker_folder(self.run_dir)
                 with open(log_path(self.run_dir, self.state.name), "a", opener=private) as file:
                     file.write(line)
 
@@ -528,9 +539,8 @@ class Courier:
 
 def take_lock(run_dir: Path, name: str) -> int | None:
     """Takes the lock of a tracker's run; None if another courier has it."""
-    tracker_folder(run_dir)
-    path = log_path(run_dir, name).with_suffix(".lock")
-    descriptor = private(str(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    check_files(run_dir, name)
+    descriptor = private(str(lock_path(run_dir, name)), os.O_RDWR | os.O_CREAT)
     for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -557,7 +567,7 @@ def new_state(reporter: Reporter) -> TrackerState:
 def courier_alive(run_dir: Path, name: str) -> bool:
     """Whether a courier holds this tracker's lock."""
     try:
-        descriptor = private(str(log_path(run_dir, name).with_suffix(".lock")), os.O_RDWR | os.O_CLOEXEC)
+        descriptor = private(str(lock_path(run_dir, name)), os.O_RDWR)
     except OSError:
         return False
     try:
@@ -584,6 +594,6 @@ def _groups(batch: list[Entry], *, together: bool) -> Iterator[list[Entry]]:
 
 
 def _public(options: dict[str, object]) -> dict[str, object]:
-    """Options that may be written down: JSON values that are no secret."""
-    shown = events.plain(options)
-    return {key: value for key, value in shown.items() if redact({key: value}) == {key: value}}
+    """Options that may be written down: JSON values that are no secret. A URL without its userinfo is still one."""
+    shown = redact(events.plain(options))
+    return {key: value for key, value in shown.items() if MASK not in str(value)}

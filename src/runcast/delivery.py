@@ -16,10 +16,12 @@ import msgspec
 from runcast.events import RunStatus, Writer
 from runcast.journal import FILE_NAME, Journal
 from runcast.reporter import NativeRun
-from runcast.trust import own_folder, private
+from runcast.trust import check_regular, own_folder, private, regular
 
 State: TypeAlias = Literal["starting", "delivering", "retrying", "complete", "failed", "stalled", "removed"]
 FINAL_STATES: tuple[State, ...] = ("complete", "failed", "stalled", "removed")
+_MOST = 1 << 26
+"""Bytes that are read of a state file: more than any of ours has."""
 
 
 class SetAside(msgspec.Struct, frozen=True):
@@ -82,21 +84,38 @@ def log_path(run_dir: Path, name: str) -> Path:
     return run_dir / "trackers" / f"{name}.log"
 
 
+def lock_path(run_dir: Path, name: str) -> Path:
+    """What a courier locks while it is at work."""
+    return run_dir / "trackers" / f"{name}.lock"
+
+
 def tracker_folder(run_dir: Path) -> Path:
-    """The folder of states and logs, made if need be.
+    """The folder of states, locks and logs, made if need be. Whoever writes there calls this first.
 
     Raises:
-        RunFolderError: A link leads out of the run folder.
+        RunFolderError: It is a link, or no folder.
     """
     return own_folder(run_dir, "trackers")
+
+
+def check_files(run_dir: Path, name: str) -> None:
+    """Makes sure that a tracker's state, lock and log are files of the run folder's own, or not there.
+
+    Raises:
+        RunFolderError: They are links, pipes, folders, ...
+    """
+    tracker_folder(run_dir)
+    check_regular(state_path(run_dir, name), lock_path(run_dir, name), log_path(run_dir, name))
 
 
 def load_state(run_dir: Path, name: str) -> TrackerState | None:
     """The state of a tracker; None if there is none, or none that can be read."""
     try:
-        return msgspec.json.decode(state_path(run_dir, name).read_bytes(), type=TrackerState)
-    except (OSError, msgspec.MsgspecError):
+        with open(state_path(run_dir, name), "rb", opener=regular) as file:
+            state = msgspec.json.decode(file.read(_MOST), type=TrackerState)
+    except (OSError, msgspec.MsgspecError, RecursionError):  # the last: nesting without end
         return None
+    return state if state.name == name else None
 
 
 def save_state(run_dir: Path, state: TrackerState) -> None:
@@ -117,8 +136,14 @@ def save_state(run_dir: Path, state: TrackerState) -> None:
 
 
 def states(run_dir: Path) -> list[TrackerState]:
-    """The states of all trackers of a run, by name."""
-    names = sorted(path.stem for path in (run_dir / "trackers").glob("*.json"))
+    """The states of all trackers of a run, by name.
+
+    Raises:
+        RunFolderError: The folder that has them is a link, or none.
+    """
+    if not os.path.lexists(run_dir / "trackers"):
+        return []
+    names = sorted(path.stem for path in tracker_folder(run_dir).glob("*.json"))
     return [load_state(run_dir, name) or TrackerState(name) for name in names]
 
 

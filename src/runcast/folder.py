@@ -85,15 +85,15 @@ def read_run(run_dir: str | os.PathLike[str]) -> RunRecord:
     if damage:
         first = damage[0]
         logger.warning(
-            "%s has damaged lines, which are left out: %d; the first at byte %d, of %d bytes: %s",
-            journal.path,
+            "%r has damaged lines, which are left out: %d; the first at byte %d, of %d bytes: %s",
+            str(journal.path),
             len(damage),
             first.offset,
             first.size,
             first.reason,
         )
     if builder.record.status != "running" and (torn := journal.torn_bytes()):
-        logger.warning("%s ends in the middle of an event, which is left out: %d bytes", journal.path, torn)
+        logger.warning("%r ends in the middle of an event, which is left out: %d bytes", str(journal.path), torn)
     return builder.record
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import msgspec
 
 from runcast.courier import Courier, courier_alive
-from runcast.delivery import FINAL_STATES, load_state, log_path, tracker_folder
+from runcast.delivery import FINAL_STATES, check_files, load_state, log_path
 from runcast.events import plain
 from runcast.journal import FILE_NAME
 from runcast.redact import secrets_in
@@ -140,7 +140,7 @@ class ProcessHost:
         self._starts = 0
 
     def start(self) -> None:
-        tracker_folder(self._run_dir)
+        check_files(self._run_dir, self.name)
         with open(log_path(self._run_dir, self.name), "ab", opener=private) as log:
             self._process = python_process(_BOOT, self._spec, stdout=log, stderr=log)
         self._starts += 1

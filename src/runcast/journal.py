@@ -19,13 +19,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from runcast.errors import JournalError, RunFolderError
 from runcast.events import FORMAT, AnyEvent, Event, RunStarted, Unknown, Writer, decode, encode
+from runcast.trust import regular
 
 FILE_NAME = "journal.jsonl"
 _CHUNK = 1 << 20
@@ -129,7 +129,7 @@ class Journal:
             only: Just the events of this type; the others are not even decoded.
         """
         head = b"" if only is None else b'{"type":"%s"' % str(only.__struct_config__.tag).encode()
-        with open(self.path, "rb", buffering=0, opener=_regular) as file:
+        with open(self.path, "rb", buffering=0, opener=regular) as file:
             file.seek(cursor)
             rest: list[bytes] = []  # the beginning of a line whose end is yet to come
             while chunk := file.read(_CHUNK):
@@ -165,11 +165,15 @@ class Journal:
                     break  # an intact line, but of something else
                 if not isinstance(entry.event, Unknown):
                     return self._stand_in(entry.event.time)
+        except RunFolderError:
+            raise
         except OSError as error:
             raise RunFolderError(error.errno, f"no journal here: {error.strerror}", str(self.path)) from error
         raise JournalError(f"{self.path} is not a run's journal: its first event is no run_started")
 
     def _readable(self, start: RunStarted) -> RunStarted:
+        if start.run_id in ("", ".", "..") or {"/", "\0"} & set(start.run_id):  # trackers name folders by it
+            raise JournalError(f"{self.path} has a run id that is no folder's name: {start.run_id[:80]!r}")
         if start.format > FORMAT:
             raise JournalError(
                 f"{self.path} has format {start.format}, this version of runcast reads up to {FORMAT}: "
@@ -184,7 +188,7 @@ class Journal:
 
     def torn_bytes(self) -> int:
         """How many bytes stand behind the last newline: an event being written, or one that its writer died in."""
-        with open(self.path, "rb", buffering=0, opener=_regular) as file:
+        with open(self.path, "rb", buffering=0, opener=regular) as file:
             position = end = file.seek(0, os.SEEK_END)
             while position > 0:
                 step = min(_CHUNK, position)
@@ -198,16 +202,7 @@ class Journal:
     def count(self) -> int:
         """How many complete lines the file has: the events there are to deliver."""
         total = 0
-        with open(self.path, "rb", buffering=0, opener=_regular) as file:
+        with open(self.path, "rb", buffering=0, opener=regular) as file:
             while chunk := file.read(_CHUNK):
                 total += chunk.count(b"\n")
         return total
-
-
-def _regular(name: str, flags: int) -> int:
-    """Opens a regular file only: a pipe or device in a stranger's run folder must not keep its reader for ever."""
-    descriptor = os.open(name, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", name)
-    return descriptor

@@ -240,7 +240,7 @@ def inside(folder: Path, path: str) -> Path:
     """
     target = (folder / path).resolve()
     if not target.is_relative_to(folder.resolve()):
-        raise ValueError(f"{path!r} leads out of {folder}")
+        raise ValueError(f"{path!r} leads out of {str(folder)!r}")
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise ValueError(f"{path!r} is no regular file")
     return target

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -146,7 +147,9 @@ _VALUE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _OPTION = re.compile(r"--|-\w$")
-_LITERAL = re.compile(r"(?:none|null|true|false|-?\d{1,3}|(?P<count>-?\d{4,5}|-?\d+\.\d*)|\[|\(|\{)[\])},.]*", re.IGNORECASE)
+_LITERAL = re.compile(
+    r"(?:none|null|true|false|-?\d{1,3}|(?P<count>-?\d{4,5}|-?\d+\.\d*)|\[|\(|\{)[\])},.]*", re.IGNORECASE
+)
 _WHOLE = re.compile(r"(?P<head>(?P<key>-{0,2}[\w.+-]+)=>?)(?P<value>.+)", re.DOTALL)
 
 
@@ -275,6 +278,11 @@ def secrets_in(value: Any, key: str = "") -> list[str]:
     eraser.value(value, key)
     spellings = {spelling for text in eraser.found for spelling in _spellings(text)}
     return sorted((text for text in spellings if len(text) >= SHORTEST), key=lambda text: (-len(text), text))
+
+
+def secrets_of_environment() -> list[str]:
+    """Those of the environment, from where most keys come; short ones, such as ``true``, are none."""
+    return [text for text in secrets_in(dict(os.environ)) if len(text) >= 2 * SHORTEST]
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ from runcast.folder import create_folder, find_run, new_run_id, outline
 from runcast.hosts import MODES, Host, Mode, host_for
 from runcast.journal import FILE_NAME, Journal
 from runcast.process import ExitWatch, exit_status, status_of, this_writer, world_rank
-from runcast.redact import redact, redact_argument
+from runcast.redact import redact, redact_argument, redact_row, redact_text
 from runcast.registry import ReportTo, check_reporter, default_report_to, is_named, resolve_report_to, wishes
 from runcast.reporter import Reporter
 
@@ -83,19 +83,19 @@ def start_run(
         RunFolderError: The run folder can't be written, doesn't exist (`resume`), or is being written by another process.
     """
     parent = Path(dir or os.environ.get("RUNCAST_DIR") or "runs")
+    project = redact_argument(project or os.environ.get("RUNCAST_PROJECT") or "runcast")
+    name, group = (text and redact_argument(text) for text in (name, group))
     if isinstance(report_to, str) and report_to == "default":
         report_to = default_report_to() if resume is None else _trackers_of(find_run(resume, parent))
     mode = _mode(delivery)
     reporters = resolve_report_to(report_to)
     if wishes(report_to) in ([], ["none"]) or world_rank() != 0:
-        return Run(None, new_run_id(), project or "runcast", name, strict=strict)
+        return Run(None, new_run_id(), project, name, strict=strict)
     if resume is not None:
         run = _resumed(parent, resume, resume_step)
     else:
         run_id = new_run_id()
-        run = Run(
-            create_folder(parent, run_id), run_id, project or os.environ.get("RUNCAST_PROJECT") or "runcast", name
-        )
+        run = Run(create_folder(parent, run_id), run_id, project, name)
         run._begin(
             events.RunStarted(
                 time=time.time(),
@@ -143,7 +143,7 @@ class Run:
         self.status: RunStatus = "running"
         self._journal = Journal(folder / FILE_NAME) if folder is not None else None
         self._step = -1
-        self._names: set[str] = set()
+        self._names: dict[str, str] = {}  # as they were given → without secrets
         self._warned: set[str] = set()
         self._lost = 0
         self._hosts: dict[str, Host] = {}
@@ -202,9 +202,11 @@ class Run:
         names = self._names
         metrics: dict[str, float] = {}
         texts: dict[str, str] = {}
-        for key, value in items:
-            if key not in names:
-                self._check_name(key)
+        for given, value in items:
+            try:
+                key = names[given]
+            except KeyError:
+                key = self._checked(given)
             if type(value) is float:
                 metrics[key] = value
             elif isinstance(value, str):
@@ -222,7 +224,7 @@ class Run:
             return
         if not isinstance(text, str):
             raise TypeError(f"log_text takes a text under {key!r}, not {type(text).__name__}")
-        where = self._media_step(key, step)
+        key, where = self._checked(key), self._media_step(step)
         self._append(events.Text(time=time.time(), step=where, key=key, text=redact_argument(text)))
 
     def log_image(self, key: str, image: Any, step: int | None = None) -> None:
@@ -238,7 +240,7 @@ class Run:
         """
         if not self.enabled:
             return
-        where = self._media_step(key, step)
+        key, where = self._checked(key), self._media_step(step)
         stored = self._store("images", key, where, media.png(image), ".png")
         if stored is not None:
             now = time.time()
@@ -262,14 +264,10 @@ class Run:
         """
         if not self.enabled:
             return
-        where = self._media_step(key, step)
-        clean = [
-            [redact(plain(cell), str(name)) for name, cell in zip(columns, row, strict=False)]
-            if len(row) == len(columns)
-            else row
-            for row in rows
-        ]
-        stored = self._store("tables", key, where, media.table_json(columns, clean), ".json")
+        key, where = self._checked(key), self._media_step(step)
+        names = [redact_text(str(column)) for column in columns]
+        clean = [redact_row(names, [plain(cell) for cell in row]) if len(row) == len(names) else row for row in rows]
+        stored = self._store("tables", key, where, media.table_json(names, clean), ".json")
         if stored is not None:
             now = time.time()
             self._append(
@@ -285,7 +283,7 @@ class Run:
         """
         if not self.enabled:
             return
-        where = self._media_step(key, step)
+        key, where = self._checked(key), self._media_step(step)
         counts, edges = media.histogram(values)
         self._append(events.Histogram(time=time.time(), step=where, key=key, counts=counts, edges=edges))
 
@@ -313,8 +311,7 @@ class Run:
         if kind not in get_args(ArtifactKind):
             raise ValueError(f"the kind of an artifact is one of {', '.join(get_args(ArtifactKind))}, not {kind!r}")
         source = Path(path)
-        label = name or source.resolve().name
-        self._check_name(label)
+        label = self._checked(name or source.resolve().name)
         try:
             stored, files = media.store_artifact(self.dir, source, label)
         except FileNotFoundError:
@@ -344,7 +341,7 @@ class Run:
         if not self.enabled:
             return
         for key in values:
-            self._check_name(key)
+            self._checked(key)
         if values:
             self._append(events.Summary(time=time.time(), values=redact(plain(dict(values)))))
 
@@ -448,7 +445,7 @@ class Run:
         ended = self._end_journal(status, reason)
         rows = self._wait() if ended else self.deliveries()
         if self._hosts:
-            from runcast.display import delivery_table, stderr  # rich: not before somebody looks
+            from runcast.display import delivery_table, stderr, visible  # rich: not before somebody looks
 
             stderr().print(delivery_table(f"{self.name} · {status} · {self.dir}", rows))
         if self._lost:
@@ -462,9 +459,8 @@ class Run:
             )
         behind = [row for row in rows if not row.done]
         for row in behind:
-            logger.warning(
-                "%s: %s, %d of %d events delivered. %s", row.name, row.state, row.delivered, row.total, row.detail or ""
-            )
+            detail = visible(row.detail or "")  # an SDK's words
+            logger.warning("%s: %s, %d of %d events delivered. %s", row.name, row.state, row.delivered, row.total, detail)
         if behind:
             logger.warning("deliver what is left with: runcast sync %s", self.dir)
         if strict and behind:
@@ -562,7 +558,8 @@ class Run:
                 "%r can't be logged: a %s is neither a number nor a text; skipped", key, type(value).__name__
             )
 
-    def _check_name(self, name: Any) -> None:
+    def _checked(self, name: Any) -> str:
+        """The name, without what looks like a secret."""
         if not isinstance(name, str):
             raise TypeError(f"a name is a string, not {type(name).__name__} ({name!r})")
         parts = name.split("/")
@@ -570,10 +567,9 @@ class Run:
             raise ValueError(
                 f"{name[:80]!r} can't be a name: it needs 1 to {MAX_NAME} characters, no leading slash, no part '.' or '..'"
             )
-        self._names.add(name)
+        return self._names.setdefault(name, redact_text(name))
 
-    def _media_step(self, key: str, step: int | None) -> int:
-        self._check_name(key)
+    def _media_step(self, step: int | None) -> int:
         where = max(self._step, 0) if step is None else _integer(step)
         self._step = max(self._step, where)
         return where

@@ -124,16 +124,22 @@ def replay(run_dir: Path, report_to: ReportTo, timeout: float = TIMEOUT) -> list
     reporters = resolve_report_to(report_to)
     if not reporters:
         raise ValueError(f"nothing to replay to: {report_to!r} names no tracker")
-    deliver(run_dir, reporters, timeout)
-    return how_far(run_dir, [reporter.name for reporter in reporters])
+    failures = deliver(run_dir, reporters, timeout)
+    rows = how_far(run_dir, [reporter.name for reporter in reporters])
+    return [replace_state(row, "failed", failures[row.name]) if row.name in failures else row for row in rows]
 
 
-def deliver(run_dir: Path, reporters: Iterable[Reporter], timeout: float) -> None:
-    """Runs a courier for each reporter that is behind, in parallel, until all have caught up or time is up."""
+def deliver(run_dir: Path, reporters: Iterable[Reporter], timeout: float) -> dict[str, str]:
+    """Runs a courier for each reporter that is behind, in parallel, until all have caught up or time is up.
+
+    Returns:
+        Why one could not be started, by name.
+    """
     total, still_written = _goal(run_dir)
     turns = [Turn(reporter, run_dir, total, still_written=still_written) for reporter in reporters]
     with contextlib.suppress(KeyboardInterrupt):
         take_turns([turn for turn in turns if not turn.through()], timeout)
+    return {turn.name: turn.error for turn in turns if turn.error}
 
 
 def how_far(run_dir: Path, names: list[str] | None = None, total: int | None = None) -> list[Delivery]:

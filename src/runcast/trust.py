@@ -82,14 +82,16 @@ def check_regular(*paths: Path) -> None:
 
 
 def check_links(run_dir: Path) -> None:
-    """Makes sure that whoever writes below the run folder stays there.
+    """Makes sure that who makes files below the run folder makes them there.
+
+    Links to files are another matter: SDKs leave some that lead to where the folder was before it was moved, and nothing of
+    ours is written through one.
 
     Raises:
-        RunFolderError: A link leads out of it.
+        RunFolderError: A link leads to a folder outside.
     """
-    root = os.path.realpath(run_dir)
-    for path, folders, files in os.walk(run_dir):
-        for name in (*folders, *files):
-            entry = os.path.join(path, name)
-            if os.path.islink(entry) and not f"{os.path.realpath(entry)}/".startswith(f"{root}/"):
-                raise RunFolderError(errno.ELOOP, "a link leads out of the run folder", entry)
+    root = run_dir.resolve()
+    for path, folders, _ in os.walk(run_dir):
+        for entry in (Path(path, name) for name in folders):
+            if entry.is_symlink() and not entry.resolve().is_relative_to(root):
+                raise RunFolderError(errno.ELOOP, "a link leads out of the run folder", str(entry))

@@ -20,6 +20,7 @@ from runcast.flatten import flatten
 from runcast.folder import read_run
 from runcast.hosts import python_process, reporter_of, spec_of
 from runcast.record import ArtifactRecord, RunRecord
+from runcast.redact import masked, secrets_of_environment
 from runcast.registry import reporter_class
 from runcast.reporter import Reporter
 
@@ -115,7 +116,8 @@ def _result(state: TrackerState, process: subprocess.Popen[bytes] | Exception) -
         return msgspec.json.decode(out.strip().rsplit(b"\n", 1)[-1], type=Verification)
     except msgspec.MsgspecError:
         words = err.decode(errors="replace").strip().splitlines() or ["no output"]
-        return Verification(state.name, error=f"reading it back ended with exit code {process.returncode}: {words[-1]}")
+        said = masked(words[-1], secrets_of_environment())
+        return Verification(state.name, error=f"reading it back ended with exit code {process.returncode}: {said}")
 
 
 def verify_process(spec: dict[str, Any]) -> None:
@@ -134,7 +136,9 @@ def verify_tracker(run_dir: Path, reporter: Reporter) -> Verification:
     try:
         found = reporter.read(state.native)
     except Exception as error:  # whatever an SDK raises
-        return Verification(reporter.name, error=f"{type(error).__name__}: {error}")
+        return Verification(
+            reporter.name, error=f"{type(error).__name__}: {masked(str(error), secrets_of_environment())}"
+        )
     return compare(reporter.name, read_run(run_dir), found, _supported(type(reporter)))
 
 

@@ -11,12 +11,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from runcast.display import line
 from runcast.record import Point, RunRecord
 
 _COLOURS = ("#3b6fb6", "#e07b39", "#4a9b6e", "#b5495b", "#7a68ae", "#8c6d4f", "#3d9da8", "#c2a13a")
 _TECHNICAL = ("runtime", "per_second", "epoch")
 _MARKED = 30
 """Curves with at most so many points show each."""
+_LONGEST = 60
+"""Characters of a label."""
 
 
 def curves_figure(record: RunRecord) -> Figure:
@@ -40,7 +43,8 @@ def curves_figure(record: RunRecord) -> Figure:
         _panel(axis, title, curves, colours)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    figure.suptitle(f"{record.project} · {record.name} · {record.status}", fontsize=13, fontweight="bold")
+    title = " · ".join(map(_words, (record.project, record.name, record.status)))
+    figure.suptitle(title, fontsize=13, fontweight="bold")
     return figure
 
 
@@ -53,10 +57,16 @@ def _panels(metrics: dict[str, list[Point]]) -> dict[str, dict[str, list[Point]]
     return panels
 
 
+def _words(text: str) -> str:
+    """A name as a label: what would be a formula or a control stays text, and what is endless is cut."""
+    shown = line(text)
+    return (shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…").replace("$", r"\$")
+
+
 def _panel(axis: Axes, title: str, curves: dict[str, list[Point]], colours: dict[str, str]) -> None:
     for phase, points in curves.items():
         _curve(axis, points, phase, colours[phase])
-    axis.set_title(title, fontsize=11, loc="left", color="#333333")
+    axis.set_title(_words(title), fontsize=11, loc="left", color="#333333")
     axis.set_xlabel("step", fontsize=9, color="#666666")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.tick_params(labelsize=8, colors="#666666", length=3)
@@ -75,7 +85,7 @@ def _curve(axis: Axes, points: Sequence[Point], name: str, colour: str) -> None:
     steps = [point.step for point in points]
     values = [point.value if math.isfinite(point.value) else math.nan for point in points]
     marker = "o" if len(points) <= _MARKED else None
-    axis.plot(steps, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=name)
+    axis.plot(steps, values, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=_words(name))
     for point in points:
         if not math.isfinite(point.value):
             axis.axvline(point.step, color=colour, linewidth=1, linestyle=":", alpha=0.7)

@@ -17,6 +17,7 @@ from rich.text import Text
 from runcast.cli import output
 from runcast.cli.runs import RunSummary, runs_folder, summaries
 from runcast.delivery import Delivery
+from runcast.display import harmless, line
 
 STATUS_COLOURS = {"completed": "green", "running": "cyan"}
 _SHOWN_METRICS = 2
@@ -33,7 +34,7 @@ def ls(
     if not folder.is_dir():
         raise output.UsageError(f"no folder {folder}: name another, or set RUNCAST_DIR")
     found = summaries(folder)
-    output.show(found, as_json, *_views(found, folder))
+    output.show(found, as_json, *_views(harmless(found), folder))
     return 0
 
 
@@ -51,8 +52,10 @@ def _table(runs: Sequence[RunSummary]) -> Table:
     )
     for run in runs:
         table.add_row(
-            escape(run.id) if run.name in ("", run.id) else f"[bold]{escape(run.name)}[/bold]\n{escape(run.id)}",
-            escape(run.project),
+            escape(line(run.id))
+            if run.name in ("", run.id)
+            else f"[bold]{escape(line(run.name))}[/bold]\n{escape(line(run.id))}",
+            escape(line(run.project)),
             f"{status_text(run.status)}\n[dim]{when(run.started)}[/dim]",
             "" if run.steps is None else str(run.steps),
             escape(_last_values(run.metrics)),
@@ -68,8 +71,13 @@ def status_text(status: str) -> str:
 
 
 def when(seconds: float | None) -> str:
-    """A point in time, in local time."""
-    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    """A point in time, in local time; what is none, as it is."""
+    if seconds is None:
+        return ""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:g}"
 
 
 def _last_values(metrics: dict[str, float]) -> str:

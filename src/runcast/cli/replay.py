@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from runcast.cli import output
 from runcast.delivery import Delivery
-from runcast.display import delivery_table
+from runcast.display import delivery_table, line
 from runcast.sync import TIMEOUT, delivered, how_far, is_open
 from runcast.sync import replay as replay_run
 
@@ -47,6 +47,6 @@ def replay(
     ok = all(delivered(row, still_written=still_written) for row in rows)
     already = [row.name for row in rows if row.name in before]
     found = Replayed(run_dir.name, str(run_dir), ok, already, rows)
-    views = [f"{escape(name)} already has this run" for name in already]
+    views = [f"{escape(line(name))} already has this run" for name in already]
     output.show(found, as_json, *views, delivery_table(found.dir, rows))
     return 0 if ok else 1

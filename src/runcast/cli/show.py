@@ -18,7 +18,7 @@ from runcast.cli import output
 from runcast.cli.curves import sparkline
 from runcast.cli.ls import status_text, when
 from runcast.delivery import Delivery
-from runcast.display import delivery_table
+from runcast.display import delivery_table, harmless, line
 from runcast.record import Point, RunRecord
 
 
@@ -86,7 +86,7 @@ def show(
     if png is not None:
         _draw(record, png)
     found = _details(run_dir, record)
-    output.show(found, as_json, *_views(found))
+    output.show(found, as_json, *_views(harmless(found)))
     return 0
 
 
@@ -178,14 +178,14 @@ def _views(run: RunDetails) -> list[RenderableType]:
 
 
 def _header(run: RunDetails) -> str:
-    lines = [f"[bold]{escape(run.name)}[/bold] · {escape(run.project)} · {status_text(run.status)}"]
+    lines = [f"[bold]{escape(line(run.name))}[/bold] · {escape(line(run.project))} · {status_text(run.status)}"]
     took = "" if run.started is None or run.finished is None else f", took {_duration(run.finished - run.started)}"
-    lines.append(f"{escape(run.id)} · started {when(run.started)}{took}")
-    lines.append(f"[dim]{escape(run.dir)}[/dim]")
+    lines.append(f"{escape(line(run.id))} · started {when(run.started)}{took}")
+    lines.append(f"[dim]{escape(line(run.dir))}[/dim]")
     if run.group:
-        lines.append(f"group {escape(run.group)}")
+        lines.append(f"group {escape(line(run.group))}")
     if run.tags:
-        lines.append(f"tags {escape(', '.join(run.tags))}")
+        lines.append(f"tags {escape(line(', '.join(run.tags)))}")
     if run.journal["damaged_lines"]:
         lines.append(f"[red]{run.journal['damaged_lines']} damaged lines in the journal were skipped[/red]")
     return "\n".join(lines)

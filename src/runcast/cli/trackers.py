@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from runcast.cli import output
+from runcast.display import harmless
 from runcast.reporter import Availability
 
 _COLOURS = {"ready": "green", "on request": "cyan", "missing": "dim"}
@@ -18,7 +19,7 @@ def trackers(as_json: output.AsJson = False) -> int:
     from runcast.registry import available_reporters
 
     found = available_reporters()
-    output.show(found, as_json, _view(found))
+    output.show(found, as_json, _view(harmless(found)))
     return 0
 
 

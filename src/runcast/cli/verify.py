@@ -15,6 +15,7 @@ from rich.text import Text
 
 from runcast.cli import output
 from runcast.delivery import Delivery
+from runcast.display import harmless
 from runcast.verify import KINDS, Tally, Verification
 
 
@@ -61,7 +62,7 @@ def verify(
     from runcast.folder import find_run
 
     found = verify_run(find_run(run), tracker)
-    output.show(found, as_json, *_views(found))
+    output.show(found, as_json, *_views(harmless(found)))
     return 0 if found.ok else 1
 
 

@@ -50,5 +50,7 @@ class ConsoleReporter(Reporter):
         from rich.console import Console
         from rich.markup import escape
 
-        head, *rest = parts
-        Console(soft_wrap=True, highlight=False).print(f"[dim]{escape(head)}[/dim] {escape('  '.join(rest))}")
+        from runcast.display import line, visible
+
+        head, rest = line(parts[0]), visible("  ".join(parts[1:]))
+        Console(soft_wrap=True, highlight=False).print(f"[dim]{escape(head)}[/dim] {escape(rest)}")

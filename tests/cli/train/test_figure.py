@@ -38,6 +38,17 @@ def test_panels_put_phases_of_a_quantity_together():
     assert panels == {"loss": ["eval", "train"], "runtime": ["eval"]}
 
 
+def test_names_are_drawn_as_they_are(tmp_path):
+    """A name that looks like a formula, or is none that can be drawn, is a label all the same."""
+    from runcast.cli.figure import curves_figure
+    from runcast.record import Point, RunRecord
+
+    names = ("$\\frac{/a", "b$c$", "\x1b[2J/d", "e" * 3000, "\n\n/f", "$$/g", "%s{}", "\ud800")
+    record = RunRecord(name="$\\frac{", project="$x", metrics={name: [Point(0, 1.0, 0.0)] for name in names})
+    curves_figure(record).savefig(tmp_path / "curves.png", format="png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
 def test_what_cannot_be_drawn_or_written_is_one_line(cli, tmp_path):
     """A run without metrics, and a file that can't be written."""
     with runcast.start_run("shelf", delivery="inline") as run:
