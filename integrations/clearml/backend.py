@@ -33,7 +33,7 @@ def read(run_dir: Path) -> RunRecord:
 
 def folders(run_dir: Path) -> list[Path]:
     """The task folders of a run, one each time that it was opened, oldest first."""
-    return [Path(folder) for folder in native_of(run_dir).data["segments"]]
+    return [Path(session["folder"]) for session in native_of(run_dir).data["sessions"]]
 
 
 def task(folder: Path) -> dict[str, Any]:
@@ -43,13 +43,20 @@ def task(folder: Path) -> dict[str, Any]:
 
 def events(folder: Path) -> list[dict[str, Any]]:
     """What `Task.import_offline_session` would report."""
-    return [event for line in (folder / "metrics.jsonl").read_text().splitlines() for event in json.loads(line)]
+    path = folder / "metrics.jsonl"
+    return [event for line in path.read_text().splitlines() for event in json.loads(line)] if path.exists() else []
+
+
+def points(*folders: Path) -> list[tuple[str, str, int, float]]:
+    """Title, series, iteration and value of every scalar, as often as it is there."""
+    found = [event for folder in folders for event in events(folder) if event["type"] == "training_stats_scalar"]
+    return [(event["metric"], event["variant"], event["iter"], event["value"]) for event in found]
 
 
 def deliver_again(run_dir: Path) -> None:
-    """Delivers the whole journal once more, as after a crash between the delivery and the commit of the cursor."""
+    """Starts from the beginning, as after a crash between the delivery and the first commit of the cursor."""
     state = load_state(run_dir, "clearml")
-    state.offset, state.events, state.state = 0, 0, "delivering"
+    state.offset, state.events, state.state, state.clean = 0, 0, "delivering", False
     save_state(run_dir, state)
     (row,) = sync(run_dir, timeout=PATIENCE)
     assert row.done, row
@@ -65,15 +72,16 @@ def wait_delivered(run_dir: Path) -> None:
 
 
 def courier_of(run_dir: Path) -> psutil.Process:
-    """The process of a run's courier: the one that holds the tracker's lock."""
+    """The process of a run's courier: of those that hold the tracker's lock the one that was forked last."""
     lock = str(run_dir / "trackers" / "clearml.lock")
-    for process in psutil.process_iter(["pid"]):
+    holders = []
+    for process in psutil.process_iter(["create_time"]):
         try:
             if any(os.readlink(link) == lock for link in Path(f"/proc/{process.pid}/fd").iterdir()):
-                return process
+                holders.append(process)
         except OSError:  # ended meanwhile, or somebody else's
             continue
-    raise LookupError(f"no courier of {run_dir}")
+    return max(holders, key=lambda process: process.create_time())
 
 
 def kill_courier(run_dir: Path) -> None:

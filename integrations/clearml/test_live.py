@@ -17,7 +17,8 @@ import pytest
 import runcast
 from runcast.delivery import state_path
 from runcast.media import png
-from runcast.reporters.clearml import ClearMLReporter, _name, _title_and_series
+from runcast.reporters._clearml_record import name_of, title_and_series
+from runcast.reporters.clearml import ClearMLReporter
 from runcast.sync import replay, sync
 from runcast.verify import compare, verify
 
@@ -29,6 +30,7 @@ from .backend import (
     folders,
     kill_courier,
     native_of,
+    points,
     python,
     read,
     task,
@@ -68,7 +70,8 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "def note(event, args):\n"
         "    if event in ('socket.connect', 'socket.getaddrinfo') and not isinstance(args[-1], (str, bytes)):\n"
         f"        open({str(folder / 'connections')!r}, 'a').write(f'{{event}} {{args}}\\n')\n"
-        "    if event in ('os.fork', 'os.forkpty', 'os.posix_spawn', 'subprocess.Popen'):\n"
+        "    forks = 'os.fork', 'os.forkpty', 'os.posix_spawn', 'subprocess.Popen'\n"
+        "    if event in forks and 'clearml' in sys.modules:\n"  # the supervisor itself forks before
         f"        open({str(folder / 'forks')!r}, 'a').write(f'{{event}} {{args}}\\n')\n"
         "sys.addaudithook(note)\n"
         f"open({str(folder / 'watched')!r}, 'w').close()\n"
@@ -198,31 +201,35 @@ def test_images_are_kept_as_they_are(run_dir: Path) -> None:
 def test_names_never_meet() -> None:
     """Title and series are the name in two parts, and lead back to it."""
     names = [*ODD, "a", "a/b", "a/b/c", "a//b", "a/value", "a/%value", "a/%", "a/", "%NaN value", "a/%Infinity b"]
-    parts = {_title_and_series(name) for name in names}
+    parts = {title_and_series(name) for name in names}
     assert len(parts) == len(set(names))
-    assert {_name(*part) for part in parts} == set(names)
-    assert _title_and_series("train/loss") == ("train", "loss")
+    assert {name_of(*part) for part in parts} == set(names)
+    assert title_and_series("train/loss") == ("train", "loss")
 
 
-def test_repeats_read_back_once_and_overwrite_nothing(tmp_path: Path) -> None:
-    """What is delivered twice reads back once, and a lost state file means delivering anew, overwriting nothing."""
+def test_nothing_comes_twice(tmp_path: Path) -> None:
+    """What ClearML has is left out when delivery starts over; with its state lost too, the task is made anew."""
     with runcast.start_run("clearml", dir=tmp_path, config={"a": 1}, tags=["t"]) as run:
         for step in range(5):
             run.log({"loss": math.nan if step == 3 else step / 3}, step=step)
+            run.log({"same": 1.0}, step=0)
         run.log_text("note", "hello", step=2)
         run.log_histogram("weights", [1.0, 2.0, 2.5], step=2)
+        run.set_summary({"best": 1, "word": "x"})
+    (first,) = folders(run.dir)
+    before = (first / "metrics.jsonl").read_bytes()
     deliver_again(run.dir)
     first, second = folders(run.dir)
-    assert len(events(first)) == len(events(second))
+    assert (first / "metrics.jsonl").read_bytes() == before
+    assert events(second) == []
     assert compare("clearml", runcast.read_run(run.dir), read(run.dir)).differences == []
 
-    before = (first / "metrics.jsonl").read_bytes()
     state_path(run.dir, "clearml").unlink()
     (row,) = replay(run.dir, "clearml", timeout=PATIENCE)
     assert row.done
     (third,) = folders(run.dir)
-    assert third not in (first, second)
-    assert (first / "metrics.jsonl").read_bytes() == before
+    assert sorted(third.parent.iterdir()) == [third, third.with_suffix(".zip")]
+    assert len(points(third)) == 11
     assert compare("clearml", runcast.read_run(run.dir), read(run.dir)).differences == []
 
 
@@ -252,6 +259,7 @@ def test_killed_courier_loses_nothing(tmp_path: Path) -> None:
     assert compare("clearml", runcast.read_run(run.dir), read(run.dir)).differences == []
     first, second = folders(run.dir)
     assert first == folder
+    assert len(events(first)) == 51  # and no torn line, at which ClearML's import would send the one before again
     assert task(first)["id"] == native_of(run.dir).id
     assert task(second)["hyperparams"]["properties"]["status"]["value"] == "completed"
 
@@ -264,12 +272,13 @@ def test_terminated_courier_ends_in_order(tmp_path: Path) -> None:
     process = courier_of(run.dir)
     process.send_signal(signal.SIGTERM)
     process.wait(PATIENCE)
-    assert read(run.dir).status == "running"
-    assert folders(run.dir)[0].with_suffix(".zip").exists()
+    left = read(run.dir)
+    assert (left.status, len(left.metrics["loss"])) == ("running", 1)
     run.log({"loss": 2.0}, step=1)
     run.finish()
     sync(run.dir, timeout=PATIENCE)
     assert compare("clearml", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert sorted(points(*folders(run.dir))) == [("loss", "value", 0, 1.0), ("loss", "value", 1, 2.0)]
 
 
 def test_refused_event_is_set_aside_and_told(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def read(run_dir: Path) -> RunRecord:
 
 def archives(run_dir: Path) -> list[Path]:
     """The archives of a run, one each time that it was opened, oldest first."""
-    return [Path(segment["zip"]) for segment in native_of(run_dir).data["segments"]]
+    return [Path(session["archive"]) for session in native_of(run_dir).data["sessions"]]
 
 
 def experiment(archive: Path) -> dict[str, Any]:
@@ -49,10 +49,23 @@ def messages(archive: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in found.read("messages.json").splitlines()]
 
 
+def points(*archives: Path) -> list[tuple[str, int, float]]:
+    """Name, step and value of every metric message, as often as it is there."""
+    metrics = [m["payload"]["metric"] for archive in archives for m in messages(archive) if m["type"] == "metric_msg"]
+    return [(metric["metricName"], metric["step"], float(metric["metricValue"])) for metric in metrics]
+
+
+def assets(*archives: Path) -> list[dict[str, Any]]:
+    """The metadata of every file, as often as it is there."""
+    payloads = [m["payload"] for archive in archives for m in messages(archive) if m["type"] == "file_upload"]
+    found = [payload["metadata"] or {} for payload in payloads]
+    return [json.loads(about) if isinstance(about, str) else about for about in found]
+
+
 def deliver_again(run_dir: Path) -> None:
-    """Delivers the whole journal once more, as after a crash between the delivery and the commit of the cursor."""
+    """Starts from the beginning, as after a crash between the delivery and the first commit of the cursor."""
     state = load_state(run_dir, "comet")
-    state.offset, state.events, state.state = 0, 0, "delivering"
+    state.offset, state.events, state.state, state.clean = 0, 0, "delivering", False
     save_state(run_dir, state)
     (row,) = sync(run_dir, timeout=PATIENCE)
     assert row.done, row
@@ -68,15 +81,16 @@ def wait_delivered(run_dir: Path) -> None:
 
 
 def courier_of(run_dir: Path) -> psutil.Process:
-    """The process of a run's courier: the one that holds the tracker's lock."""
+    """The process of a run's courier: of those that hold the tracker's lock the one that was forked last."""
     lock = str(run_dir / "trackers" / "comet.lock")
-    for process in psutil.process_iter(["pid"]):
+    holders = []
+    for process in psutil.process_iter(["create_time"]):
         try:
             if any(os.readlink(link) == lock for link in Path(f"/proc/{process.pid}/fd").iterdir()):
-                return process
+                holders.append(process)
         except OSError:  # ended meanwhile, or somebody else's
             continue
-    raise LookupError(f"no courier of {run_dir}")
+    return max(holders, key=lambda process: process.create_time())
 
 
 def kill_courier(run_dir: Path) -> None:

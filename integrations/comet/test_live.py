@@ -19,12 +19,14 @@ from runcast.verify import compare, verify
 from .backend import (
     PATIENCE,
     archives,
+    assets,
     courier_of,
     deliver_again,
     experiment,
     kill_courier,
     messages,
     native_of,
+    points,
     python,
     read,
     wait_delivered,
@@ -157,26 +159,28 @@ def test_names_and_values_are_where_people_look(run_dir: Path) -> None:
     assert "model-element" in {kind for kind, _ in shown}
 
 
-def test_repeats_read_back_once_and_overwrite_nothing(tmp_path: Path) -> None:
-    """What is delivered twice reads back once, and a lost state file means delivering anew, overwriting nothing."""
-    with runcast.start_run("comet", dir=tmp_path, config={"a": 1}, tags=["t"]) as run:
+def test_nothing_comes_twice(tmp_path: Path) -> None:
+    """What Comet has is left out when delivery starts over; with its state lost too, the archives are made anew."""
+    with runcast.start_run("comet", dir=tmp_path, config={"a": 1, LONG: "z" * 2000}, tags=["t"]) as run:
         for step in range(5):
             run.log({"loss": float("nan") if step == 3 else step / 3}, step=step)
+            run.log({"same": 1.0}, step=0)
         run.log_text("note", "hello", step=2)
         run.log_histogram("weights", [1.0, 2.0, 2.5], step=2)
+        run.log_artifact(Path(__file__), name="models/this", kind="model")
+    before = archives(run.dir)[0].read_bytes()
     deliver_again(run.dir)
     first, second = archives(run.dir)
-    assert first != second
-    assert len(messages(second)) >= len(messages(first)) - 2
+    assert first.read_bytes() == before
+    assert (points(second), assets(second)) == ([], [])
     assert compare("comet", runcast.read_run(run.dir), read(run.dir)).differences == []
 
-    before = first.read_bytes()
     state_path(run.dir, "comet").unlink()
     (row,) = replay(run.dir, "comet", timeout=PATIENCE)
     assert row.done
     (third,) = archives(run.dir)
-    assert third not in (first, second)
-    assert first.read_bytes() == before
+    assert list(third.parent.glob("*.zip")) == [third]
+    assert len(points(third)) == 10
     assert compare("comet", runcast.read_run(run.dir), read(run.dir)).differences == []
 
 
@@ -188,7 +192,7 @@ def test_killed_courier_loses_nothing(tmp_path: Path) -> None:
     run.log_text("note", "hello", step=2)
     wait_delivered(run.dir)
     kill_courier(run.dir)
-    live = Path(native_of(run.dir).data["segments"][0]["live"])
+    live = Path(native_of(run.dir).data["sessions"][0]["live"])
     (live / "experiment.json").write_text('{"offline_id": ')
     with (live / "messages.json").open("a") as file:
         file.write('{"payload": {"metric')
@@ -211,19 +215,20 @@ def test_killed_courier_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_terminated_courier_ends_in_order(tmp_path: Path) -> None:
-    """SIGTERM still reaches the courier: it leaves a whole archive, and the run is gone on with later."""
+    """SIGTERM still reaches the courier: what it delivered reads back, and the run is gone on with later."""
     run = runcast.start_run("comet", dir=tmp_path)
     run.log({"loss": 1.0}, step=0)
     wait_delivered(run.dir)
     process = courier_of(run.dir)
     process.send_signal(signal.SIGTERM)
     process.wait(PATIENCE)
-    assert read(run.dir).status == "running"
-    assert experiment(archives(run.dir)[0])["offline_id"] == native_of(run.dir).id
+    left = read(run.dir)
+    assert (left.status, len(left.metrics["loss"])) == ("running", 1)
     run.log({"loss": 2.0}, step=1)
     run.finish()
     sync(run.dir, timeout=PATIENCE)
     assert compare("comet", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert sorted(points(*archives(run.dir))) == [("loss", 0, 1.0), ("loss", 1, 2.0)]
 
 
 def test_refused_event_is_set_aside_and_told(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""TensorBoard's real server over a folder of runs, on the loopback interface."""
+"""TensorBoard's real server over a folder of runs, on the loopback interface, and its own reader of event files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,29 @@ def _url_of(process: subprocess.Popen[str]) -> str:
         if time.monotonic() > deadline:
             break
     raise RuntimeError(f"TensorBoard did not start: {said}")
+
+
+class Files:
+    """What TensorBoard's own reader finds in a folder of event files, with nothing sampled away.
+
+    Attributes:
+        points: How often it has each metric at each step.
+        status: What its HParams page says; None before the end.
+        others: How many points its text, table, histogram and image series have.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.plugins.hparams import api_pb2, metadata
+
+        found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0, "images": 0})
+        found.Reload()
+        self.points = Counter((tag, event.step) for tag in found.Tags()["scalars"] for event in found.Scalars(tag))
+        self.status: str | None = None
+        if metadata.SESSION_END_INFO_TAG in found.Tags()["tensors"]:
+            content = found.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+            end = metadata.parse_session_end_info_plugin_data(content)
+            self.status = api_pb2.Status.Name(end.status)
+        series = [tag for tag in found.Tags()["tensors"] if not tag.startswith(("runcast/", "_hparams_/"))]
+        self.others = Counter({tag: len(found.Tensors(tag)) for tag in series})
+        self.others.update({tag: len(found.Images(tag)) for tag in found.Tags()["images"]})

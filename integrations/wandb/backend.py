@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from runcast.delivery import load_state
 from runcast.record import RunRecord
 from runcast.reporter import NativeRun
-from runcast.reporters.wandb import WandbReporter, _Log
+from runcast.reporters._wandb_store import Log
+from runcast.reporters.wandb import WandbReporter
 
 
 def native_of(run_dir: Path) -> NativeRun:
@@ -29,7 +31,7 @@ def logs(root: Path) -> list[Path]:
 
 def records(path: Path, kind: str) -> list[Any]:
     """The records of one kind of a transaction log."""
-    return [getattr(record, kind) for record in _Log(path).records() if record.WhichOneof("record_type") == kind]
+    return [getattr(record, kind) for record in Log(path).records() if record.WhichOneof("record_type") == kind]
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -38,6 +40,18 @@ def rows(path: Path) -> list[dict[str, Any]]:
         {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row.item}
         for row in records(path, "history")
     ]
+
+
+def points(*paths: Path) -> Counter[tuple[str, int]]:
+    """How often logs have each of our columns at each of our steps."""
+    return Counter(
+        (column.split("/_type")[0], row["global_step"])
+        for path in paths
+        for row in rows(path)
+        if "global_step" in row
+        for column in row
+        if column != "global_step" and not column.startswith("_") and ("/" not in column or column.endswith("/_type"))
+    )
 
 
 def python(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

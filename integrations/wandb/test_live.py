@@ -273,22 +273,26 @@ def test_server_out_of_reach_is_tried_again_and_a_refusal_is_not() -> None:
     assert not reporter.is_transient(AuthenticationError("The API key you provided is invalid"))
 
 
-def test_whole_journal_delivered_twice_reads_back_once(tmp_path: Path) -> None:
-    """Repeats after a crash of the courier go to a second file, which goes on with W&B's step where the first ended."""
-    with runcast.start_run("wandb", dir=tmp_path, config={"a": {"b": 1}}) as run:
+def test_whole_journal_delivered_twice_is_there_once(tmp_path: Path) -> None:
+    """After a crash of the courier a second session has no row that the first has, but config, tags and summary."""
+    with runcast.start_run("wandb", dir=tmp_path, config={"a": {"b": 1}}, tags=["t"]) as run:
         for step in (5, 3, 4):
             run.log({"loss": step / 7}, step=step)
         run.log_image("picture", PICTURE, step=0)
         run.update_config({"a": {"c": 2}})
         run.set_summary({"best": 3})
     state = load_state(run.dir, "wandb")
-    state.offset, state.events, state.state = 0, 0, "delivering"
+    state.offset, state.events, state.state, state.clean = 0, 0, "delivering", False
     save_state(run.dir, state)
     courier = Courier(run.dir, WandbReporter())
     while courier.advance() == 0.0:
         pass
     first, second = logs(run.dir)
-    assert [row["_step"] for path in (first, second) for row in rows(path)] == list(range(8))
+    assert [row["_step"] for row in rows(first)] == list(range(4))
+    assert rows(second) == []
+    native = records(second, "run")[0]
+    assert list(native.tags) == ["t"]
+    assert {"a", "runcast"} < {item.key for item in native.config.update}
     assert compare("wandb", runcast.read_run(run.dir), read(run.dir)).differences == []
 
 
@@ -299,7 +303,7 @@ def test_what_is_committed_survives_sigkill_of_courier_and_sdk(tmp_path: Path) -
         run.log({"loss": step / 7}, step=step)
     _wait(lambda: (load_state(run.dir, "wandb") or 0) and load_state(run.dir, "wandb").events == 51)
     (courier,) = (process for process in psutil.Process().children() if _delivers(process, run.dir))
-    for process in (*courier.children(recursive=True), courier):
+    for process in (courier, *courier.children(recursive=True)):  # first the supervisor, which would start another
         process.kill()
     courier.wait(PATIENCE)
     stored = read(run.dir)
@@ -317,7 +321,7 @@ def test_death_of_the_sdk_process_alone_is_mended(tmp_path: Path) -> None:
     run.log({"loss": 0.0}, step=0)
     _wait(lambda: (load_state(run.dir, "wandb") or 0) and load_state(run.dir, "wandb").events == 2)
     (courier,) = (process for process in psutil.Process().children() if _delivers(process, run.dir))
-    (core,) = (process for process in courier.children() if process.name() == "wandb-core")
+    (core,) = (process for process in courier.children(recursive=True) if process.name() == "wandb-core")
     core.send_signal(signal.SIGKILL)
     for step in range(1, 20):
         run.log({"loss": step / 7}, step=step)

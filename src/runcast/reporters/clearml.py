@@ -6,8 +6,8 @@ artifacts, tags, and user properties for what ClearML has no field for, such as 
 
 Events are handed to the SDK's own writer rather than to its queue: only so do they keep their wall time, and only so is
 it known that they are stored. Offline, a task can't be gone on with without moving its iterations, so each `open` makes
-a segment of its own, a task folder, as `Task.import_offline_session(..., previous_task_id=...)` expects them; the reader
-merges them.
+a session of its own, a task folder (`_clearml_folders.py`), as `Task.import_offline_session(..., previous_task_id=...)`
+expects them. A task that the user opened is the one that isn't ours: we add to it and don't close it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import builtins
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -26,29 +27,22 @@ import signal
 import sys
 import tempfile
 import time as clock
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
+
+import msgspec
 
 from runcast import events
+from runcast.errors import RuncastError, SessionLostError
 from runcast.events import RunStatus
 from runcast.flatten import flatten, to_text
-from runcast.record import (
-    ArtifactRecord,
-    Content,
-    HistogramPoint,
-    ImagePoint,
-    Point,
-    RunRecord,
-    TablePoint,
-    TextPoint,
-    merge,
-)
+from runcast.media import link_or_copy
+from runcast.record import RunRecord, inside, merge
+from runcast.redact import redact_text
 from runcast.reporter import (
     Availability,
     LocalArtifact,
@@ -61,6 +55,17 @@ from runcast.reporter import (
     setting,
     transient,
 )
+from runcast.reporters._clearml_folders import (
+    Place,
+    Session,
+    cut_events,
+    finish,
+    read_session,
+    save_task,
+    sessions_of,
+    size_of_events,
+)
+from runcast.reporters._clearml_record import SINGLE_VALUE, SUMMARY, Stored, latest, record_of, title_and_series
 
 _FRAMEWORKS = (
     "detect_repository",  # a scan of the source code
@@ -83,11 +88,12 @@ _FRAMEWORKS = (
 _EVENTS = "clearml.backend_interface.metrics.events"
 _REQUEST = 1000
 """Events in one request: a server takes only so many bytes."""
-_SECTION = "config"
-_SINGLE_VALUE = -(2**31)
-"""The iteration of ClearML's single values."""
 _MAX_FOLDER = 200
 """Bytes of a name that becomes a folder's."""
+_ROOM = 1 << 20
+"""Bytes that must be free, lest a refusal is put down to a full disk."""
+_ours: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The tasks that were opened here, and so not by the user."""
 
 
 class ClearMLReporter(Reporter):
@@ -105,11 +111,15 @@ class ClearMLReporter(Reporter):
         self._project_name = project_name
         self._task_name = task_name
         self._task: Any = None
-        self._online = False
-        self._scratch = Path(tempfile.gettempdir())
+        self._theirs = False  # the task is the user's, or was to be
+        self._of: str | None = None  # the run, if it is not alone in the task
+        self._own: dict[str, list[str]] = {}  # what is the run's in there
+        self._place: Place | None = None
+        self._session: Session | None = None  # None: online
         self._config: dict[str, Any] = {}
         self._summary: dict[str, Any] = {}
         self._names: dict[str, str] = {}
+        self._singles: dict[str, float] = {}  # what ClearML has of the summary's numbers
 
     @classmethod
     def availability(cls) -> Availability:
@@ -120,77 +130,198 @@ class ClearMLReporter(Reporter):
             return offline(found, "no server configured, so it writes task folders; `clearml-init` takes it online")
         return online(found)
 
-    # -- life ------------------------------------------------------------------------------------------------------
+    # -- start -----------------------------------------------------------------------------------------------------
+
+    def joins(self) -> bool:
+        self._theirs = _opened_by_the_user() is not None
+        return self._theirs
 
     def open(self, run: RunInfo, attach: NativeRun | None) -> NativeRun:
-        self._online = bool(attach.data["online"]) if attach else _has_server() and not _told_offline()
-        segments: list[str] = list(attach.data["segments"]) if attach else []
-        folder = (run.dir / "clearml").absolute()
-        self._scratch = folder / "tmp"
-        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for segment in segments:
-            _mend(Path(segment))
-        if attach:
-            before = _segments(attach)
-            self._config, self._summary, self._names = (
-                _latest(before, name) for name in ("config", "summary", "names")
+        theirs = _opened_by_the_user()
+        if theirs is not None:
+            return self._join(run, theirs, attach)
+        if self._theirs:
+            raise RuncastError("the ClearML task that the run had joined is closed: `runcast sync` delivers the rest")
+        self._leave()
+        self._place = place = self._place_of(run)
+        joined = attach.data.get("joined") if attach else None
+        if bool(attach.data["online"]) if attach else _has_server() and not _told_offline():
+            return self._go_online(run, attach.id if attach else None, joined)
+        sessions = [place.mended(session, run.run_id) for session in sessions_of(attach.data)] if attach else []
+        place.clear((), keep=sessions)
+        return self._go_offline(run, attach.id if attach else None, sessions, joined)
+
+    def replace(self, run: RunInfo, old: NativeRun) -> NativeRun | None:
+        """The task folders are removed, and another begins: offline, nobody has seen them."""
+        if old.data["online"] or _opened_by_the_user() is not None:
+            return None
+        self._place = place = self._place_of(run)
+        sessions = sessions_of(old.data)
+        if not all(place.removable(session, run.run_id) for session in sessions):
+            return None
+        self._leave()
+        place.clear(sessions)
+        return self._go_offline(run, None, [], None)
+
+    def _place_of(self, run: RunInfo) -> Place:
+        return Place.of(run.dir, os.environ.get("CLEARML_CACHE_DIR", ""))
+
+    def _go_online(self, run: RunInfo, task_id: str | None, joined: dict[str, Any] | None) -> NativeRun:
+        self._task = task = self._init(run, joined, {}, online=True, task_id=task_id)
+        self._tell_which(run)
+        return NativeRun(task.id, redact_text(task.get_output_log_web_page()), _data(joined))
+
+    def _go_offline(
+        self, run: RunInfo, task_id: str | None, sessions: list[Session], joined: dict[str, Any] | None
+    ) -> NativeRun:
+        """Begins a session after those that there are; the first one's id is the run's."""
+        assert self._place is not None
+        environ = {"CLEARML_OFFLINE_MODE": "1", "CLEARML_CACHE_DIR": str(self._place.cache)}
+        self._task = task = self._init(run, joined, environ, online=False)
+        self._remember([read_session(session) for session in sessions])
+        folder = Path(task.get_offline_mode_folder())
+        folder.chmod(0o700)
+        self._session = self._place.session(folder)
+        self._tell_which(run)
+        self.flush()
+        return NativeRun(task_id or task.id, *_offline([*sessions, self._session], joined))
+
+    def _join(self, run: RunInfo, theirs: Any, attach: NativeRun | None) -> NativeRun:
+        """Adds to the task that is open in this process: there can be but one."""
+        if attach is not None and attach.id != theirs.id:
+            raise RuncastError(
+                f"ClearML task {theirs.id} is open in this process, but the run is in {attach.id}: open that one "
+                "(continue_last_task=), or close this one; `runcast sync` delivers too"
             )
-        environ = {"CLEARML_SUPPRESS_UPDATE_MESSAGE": "1"}
-        if not self._online:
-            environ |= {"CLEARML_OFFLINE_MODE": "1"}
-            environ |= {"CLEARML_CACHE_DIR": os.environ.get("CLEARML_CACHE_DIR") or str(folder)}
-        with _undisturbed(self._scratch, environ):
-            self._task = task = self._init(run, attach.id if attach and self._online else None)
-        task.set_user_properties(
+        self._task, self._theirs, self._place = theirs, True, self._place_of(run)
+        joined = {"run": run.run_id, "project": theirs.get_project_name(), "task": theirs.name}
+        self._of = run.run_id
+        folder = theirs.get_offline_mode_folder()
+        if folder is None:
+            self._tell_which(run)
+            return NativeRun(theirs.id, redact_text(theirs.get_output_log_web_page()), _data(joined))
+        session = self._place.session(Path(folder), theirs=True)
+        earlier = [each for each in sessions_of(attach.data) if each.folder != session.folder] if attach else []
+        sessions = [*(self._place.mended(each, run.run_id) for each in earlier), session]
+        self._remember([read_session(each) for each in sessions] if attach else [])
+        self._session = session
+        self._tell_which(run)
+        self.flush()
+        return NativeRun(theirs.id, *_offline(sessions, joined))
+
+    def _init(
+        self,
+        run: RunInfo,
+        joined: dict[str, Any] | None,
+        environ: Mapping[str, str],
+        *,
+        online: bool,
+        task_id: str | None = None,
+    ) -> Any:
+        """Has ClearML make a task: of a name of ours, or of the user's."""
+        assert self._place is not None
+        self._session = None
+        self._of = run.run_id if joined else None
+        project = joined["project"] if joined else setting(self._project_name, "CLEARML_PROJECT", run.project)
+        name = joined["task"] if joined else setting(self._task_name, "CLEARML_TASK", run.name)
+        if ".." in f"{project}/{name}".split("/"):
+            raise ValueError(f"a task of ClearML's is filed under its names, and {project!r}, {name!r} lead elsewhere")
+        with _undisturbed(self._place.scratch, {"CLEARML_SUPPRESS_UPDATE_MESSAGE": "1", **environ}):
+            task_class = _sdk("clearml").Task
+            if online:
+                _ask_server()
+            task_class.set_offline(offline_mode=not online)
+            # Else it forks this process for a writer of its own, and remembers the task in the home directory.
+            task_class._report_subprocess_enabled = False
+            _sdk("clearml.config.cache").SessionCache.SESSION_CACHE_FOLDER = str(self._place.scratch)
+            task = task_class.init(
+                project_name=project,
+                task_name=name,
+                reuse_last_task_id=False,
+                continue_last_task=task_id or False,
+                auto_connect_arg_parser=False,
+                auto_connect_frameworks=dict.fromkeys(_FRAMEWORKS, False),
+                auto_resource_monitoring=False,
+                auto_connect_streams=False,
+            )
+            if task_id:
+                task.set_initial_iteration(0)  # else every step is moved behind the last
+        _ours.add(task)
+        return task
+
+    def _remember(self, before: Sequence[Stored]) -> None:
+        """Takes note of what ClearML has, so that it is added to, and not told so twice."""
+        known = (latest(before, self._named(name)) for name in ("config", "summary", "names", "own"))
+        self._config, self._summary, self._names, self._own = known
+        self._singles = {}
+        for session in before:
+            self._singles |= session.singles()
+
+    def _tell_which(self, run: RunInfo) -> None:
+        group = {"group": run.group} if run.group is not None else {}
+        self._tell(
             run_id=run.run_id,
             run_name=run.name,
             run_project=run.project,
             started=repr(run.started),
             status="running",
-            **({"group": run.group} if run.group is not None else {}),
+            **group,
         )
-        if self._online:
-            return NativeRun(task.id, task.get_output_log_web_page(), {"online": True, "segments": []})
-        self.flush()
-        segments.append(str(task.get_offline_mode_folder()))
-        shown = f"Task.import_offline_session({segments[0]!r})"
-        if len(segments) > 1:
-            shown += f" and {len(segments) - 1} more"
-        return NativeRun(attach.id if attach else task.id, shown, {"online": False, "segments": segments})
 
-    def _init(self, run: RunInfo, task_id: str | None) -> Any:
-        task_class = _sdk("clearml").Task
-        if self._online:
-            _ask_server()
-        task_class.set_offline(offline_mode=not self._online)
-        # Else it forks this process for a writer of its own, and remembers the task in the home directory.
-        task_class._report_subprocess_enabled = False
-        _sdk("clearml.config.cache").SessionCache.SESSION_CACHE_FOLDER = str(self._scratch)
-        task = task_class.init(
-            project_name=setting(self._project_name, "CLEARML_PROJECT", run.project),
-            task_name=setting(self._task_name, "CLEARML_TASK", run.name),
-            reuse_last_task_id=False,
-            continue_last_task=task_id or False,
-            auto_connect_arg_parser=False,
-            auto_connect_frameworks=dict.fromkeys(_FRAMEWORKS, False),
-            auto_resource_monitoring=False,
-            auto_connect_streams=False,
-        )
-        if task_id:
-            task.set_initial_iteration(0)  # else every step is moved behind the last
-        return task
+    def _tell(self, **properties: str) -> None:
+        self._task.set_user_properties(**{self._named(key): value for key, value in properties.items()})
+
+    def _named(self, key: str) -> str:
+        """The name of what we tell ClearML beside the data itself: in a task of the user's, apart from theirs."""
+        return f"{self._of}/{key}" if self._of else key
+
+    def _note(self, kind: str, news: Iterable[str]) -> None:
+        """Has ClearML keep what of these is ours; else the user's and ours are one."""
+        known = self._own.setdefault(kind, [])
+        if self._of and (fresh := [name for name in dict.fromkeys(news) if name not in known]):
+            known += fresh
+            self._set_object("own", self._own)
+
+    # -- end -------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Events are stored when their call returns. The task's file is written in place: keep one that is whole."""
+        self._see_that_it_is_open()
+        if self._session is not None:
+            with self._task._edit_lock:
+                save_task(self._session)
+
+    def _see_that_it_is_open(self) -> None:
+        if self._theirs and _opened_by_the_user() is not self._task:
+            raise SessionLostError("the ClearML task is closed")
 
     def close(self, status: RunStatus) -> None:
-        task, self._task = self._task, None
-        if task is None:
+        if self._task is None:
             return
-        with _undisturbed(self._scratch):
-            task.set_user_properties(status=status, finished=repr(clock.time()))
-            task.close()
-            if self._online and status != "completed":
-                closed = _sdk("clearml").Task.get_task(task_id=task.id)
+        self._tell(status=status, finished=repr(clock.time()))
+        self.flush()
+        task_id, is_online = self._task.id, self._session is None
+        self._leave()
+        if is_online and not self._theirs and status != "completed":
+            with self._alone():
+                closed = _sdk("clearml").Task.get_task(task_id=task_id)
                 mark = closed.mark_stopped if status == "killed" else closed.mark_failed
                 mark(force=True, status_message=f"the run {status}")
+
+    def _leave(self) -> None:
+        """Closes a task of ours."""
+        task, self._task = self._task, None
+        if task is None or self._theirs:
+            return
+        with self._alone():
+            task.close()
+        if self._session is not None:
+            finish(self._session)
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        """For calls in which ClearML changes the process. Where the user's task is, that is as the user has it."""
+        assert self._place is not None
+        return contextlib.nullcontext() if self._theirs else _undisturbed(self._place.scratch)
 
     def is_transient(self, error: Exception) -> bool | float:
         code = getattr(getattr(getattr(error, "result", None), "meta", None), "result_code", None)
@@ -202,27 +333,52 @@ class ClearMLReporter(Reporter):
 
     def _write(self, batch: list[Any]) -> None:
         """Returns when the events are stored: in the task's folder, or by the server."""
+        self._see_that_it_is_open()
         wanted = list(batch)
         storage = self._task.get_logger().get_default_upload_destination()
-        result = self._task.metrics_manager.write_events(batch, async_enable=False, storage_uri=storage)
+        with self._whole_or_not_at_all():
+            result = self._task.metrics_manager.write_events(batch, async_enable=False, storage_uri=storage)
         for event in wanted:
             if event.upload_exception is not None:
                 raise event.upload_exception
         if len(batch) < len(wanted):  # the SDK warns, and goes on without
-            raise RuntimeError(f"ClearML refused {len(wanted) - len(batch)} of {len(wanted)} events: see the log")
+            raise self._refusal(f"{len(wanted) - len(batch)} of {len(wanted)} events")
         if result is not None and not result.ok():
             refused = _sdk("clearml.backend_interface.session").SendError
             raise refused(result, f"ClearML's server refused events: {result.meta.result_msg}")
 
+    @contextlib.contextmanager
+    def _whole_or_not_at_all(self) -> Iterator[None]:
+        session = None if self._theirs else self._session  # to the user's, others write too
+        size = size_of_events(session) if session else 0
+        try:
+            yield
+        except OSError:
+            if session:
+                cut_events(session, size)
+            raise
+
+    def _refusal(self, what: str) -> Exception:
+        """Why ClearML, which only logs it, refused something."""
+        assert self._place is not None
+        if shutil.disk_usage(self._place.ours).free < _ROOM:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return RuntimeError(f"ClearML refused {what}: see the log")
+
+    def _iteration(self, step: int) -> int:
+        """What ClearML makes `step` of: a task of the user's may move all iterations."""
+        return step - int(self._task.metrics_manager.get_iteration_offset())
+
     def log_metrics_batch(self, batch: Sequence[events.Metrics]) -> None:
-        make, points = _sdk(_EVENTS).ScalarEvent, []
+        self._note("metrics", (name for event in batch for name in event.values))
+        make, offset, points = _sdk(_EVENTS).ScalarEvent, -self._iteration(0), []
         for event in batch:
-            milliseconds = round(event.time * 1000)
+            milliseconds, step = round(event.time * 1000), event.step - offset
             for name, value in event.values.items():
-                title, series, shown = *_title_and_series(name), value
+                title, series, shown = *title_and_series(name), value
                 if not math.isfinite(value):  # the SDK would write 0, as would the server
                     series, shown = f"%{events.float_name(value)} {series}", 0.0
-                points.append(make(title, series, shown, event.step, timestamp=milliseconds))
+                points.append(make(title, series, shown, step, timestamp=milliseconds))
         for start in range(0, len(points), _REQUEST):
             self._write(points[start : start + _REQUEST])
 
@@ -240,11 +396,11 @@ class ClearMLReporter(Reporter):
         self._write([_event("ImageEvent", image_data=None, local_image_path=str(image), **sample)])
 
     def _sample(self, key: str, content: bytes, suffix: str, step: int, time: float) -> dict[str, Any]:
-        title, series = _title_and_series(self._foldable(key))
+        title, series = title_and_series(self._foldable(key))
         return {
             "metric": title,
             "variant": series,
-            "iter": step,
+            "iter": self._iteration(step),
             "timestamp": round(time * 1000),
             "override_filename": f"{step}-{hashlib.sha256(content).hexdigest()[:12]}",  # else the sixth replaces the first
             "override_filename_ext": suffix,
@@ -264,9 +420,11 @@ class ClearMLReporter(Reporter):
         self._plot(key, drawing, {"counts": list(counts), "edges": list(edges)}, step, time)
 
     def _plot(self, key: str, drawing: dict[str, Any], meta: dict[str, Any], step: int, time: float) -> None:
-        title, series = _title_and_series(key)
+        title, series = title_and_series(key)
         figure = json.dumps({"data": [drawing], "layout": {"title": key, "meta": {"runcast": meta}}})
-        self._write([_event("PlotEvent", title, series, figure, iter=step, timestamp=round(time * 1000))])
+        self._write(
+            [_event("PlotEvent", title, series, figure, iter=self._iteration(step), timestamp=round(time * 1000))]
+        )
 
     # -- the task's own fields -------------------------------------------------------------------------------------
 
@@ -276,25 +434,27 @@ class ClearMLReporter(Reporter):
         after = flatten(self._config)
         shown = {key: to_text(value) for key, value in after.items()}
         gone = dict.fromkeys(before.keys() - after.keys(), "(removed)")  # deleting one takes a server
-        self._task.update_parameters({f"{_SECTION}/{key}": text for key, text in {**shown, **gone}.items()})
+        section = "runcast" if self._of else "config"
+        self._task.update_parameters({f"{section}/{key}": text for key, text in {**shown, **gone}.items()})
         self._set_object("config", self._config)
 
     def set_summary(self, values: Mapping[str, Any]) -> None:
         self._summary |= values
         self._set_object("summary", self._summary)
-        numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
-        self._write(
-            [
-                _event("ScalarEvent", "Summary", key, float(value), iter=_SINGLE_VALUE)
-                for key, value in numbers.items()
-                if math.isfinite(value)
-            ]
-        )
+        numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+        news = {
+            key: value for key, value in numbers.items() if math.isfinite(value) and self._singles.get(key) != value
+        }
+        at = self._iteration(SINGLE_VALUE)
+        self._write([_event("ScalarEvent", SUMMARY, key, value, iter=at) for key, value in news.items()])
+        self._singles |= news
 
     def _set_object(self, name: str, value: Mapping[str, Any]) -> None:
-        self._task.set_configuration_object(name, config_text=json.dumps(events.pack(value), indent=1))
+        text = json.dumps(events.pack(value), indent=1)
+        self._task.set_configuration_object(self._named(name), config_text=text)
 
     def add_tags(self, tags: Sequence[str]) -> None:
+        self._note("tags", tags)
         self._task.add_tags(list(tags))
 
     def log_artifact(self, artifact: LocalArtifact, step: int | None, time: float) -> None:
@@ -303,17 +463,35 @@ class ClearMLReporter(Reporter):
             "step": json.dumps(step),
             "file": artifact.path.name,
             "metadata": json.dumps(events.pack(artifact.metadata)),
+            **({"run": self._of} if self._of else {}),
         }
-        with _undisturbed(self._scratch):
+        with self._alone(), self._only_its_files(artifact) as path:
             stored = self._task.upload_artifact(
-                self._foldable(artifact.name), artifact.path, metadata=about, wait_on_upload=True
+                self._foldable(artifact.name), path, metadata=about, wait_on_upload=True
             )
         if not stored:
-            raise RuntimeError(f"ClearML refused the artifact {artifact.name!r}: see the log")
+            raise self._refusal(f"the artifact {artifact.name!r}")
+
+    @contextlib.contextmanager
+    def _only_its_files(self, artifact: LocalArtifact) -> Iterator[Path]:
+        """The artifact's path. ClearML takes all that is in a folder, and what links lead to, so it gets another folder."""
+        if not artifact.path.is_dir():
+            yield artifact.path
+            return
+        assert self._place is not None
+        with tempfile.TemporaryDirectory(dir=self._place.scratch) as folder:
+            root = Path(folder) / artifact.path.name
+            root.mkdir()
+            for file in artifact.files:
+                target = inside(root, file.path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(artifact.file_path(file), target, link=True)
+            yield root
 
     def _foldable(self, name: str) -> str:
         """`name` if a folder can have it, else a short one; the task keeps which stands for which."""
-        if len(name.encode()) <= _MAX_FOLDER and name.isprintable():
+        leads_elsewhere = not {"", ".", ".."}.isdisjoint(name.split("/"))
+        if len(name.encode()) <= _MAX_FOLDER and name.isprintable() and not leads_elsewhere:
             return name
         short = f"long names/{hashlib.sha256(name.encode()).hexdigest()[:32]}"
         if short not in self._names:
@@ -321,15 +499,13 @@ class ClearMLReporter(Reporter):
             self._set_object("names", self._names)
         return short
 
-    def flush(self) -> None:
-        """Events are stored when their call returns. The task's file is written in place: keep one that is whole."""
-        if not self._online:
-            _save(self._task.get_offline_mode_folder() / "task.json")
-
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, native: NativeRun) -> RunRecord:
-        return _record(_segments(native))
+        joined = (native.data.get("joined") or {}).get("run")
+        if native.data["online"]:
+            return record_of([_from_server(native.id)], joined)
+        return record_of([read_session(session) for session in sessions_of(native.data)], joined)
 
 
 def _sdk(module: str) -> Any:
@@ -340,6 +516,28 @@ def _sdk(module: str) -> Any:
 def _event(kind: str, *args: Any, **kwargs: Any) -> Any:
     """An event of the SDK: only its classes, not its public calls, take a time."""
     return getattr(_sdk(_EVENTS), kind)(*args, **kwargs)
+
+
+def _opened_by_the_user() -> Any:
+    """The task that is open in this process, if the user opened it."""
+    task_class = getattr(sys.modules.get("clearml"), "Task", None)
+    # Asked without need, `current_task` makes one in a process whose parent has one.
+    if task_class is None or not task_class._has_current_task_obj():
+        return None
+    task = task_class.current_task()
+    return None if task in _ours else task
+
+
+def _data(joined: dict[str, Any] | None, sessions: Sequence[Session] = ()) -> dict[str, Any]:
+    return {"online": not sessions, "joined": joined, "sessions": msgspec.to_builtins(sessions)}
+
+
+def _offline(sessions: Sequence[Session], joined: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """How people get the sessions to a server, and the data."""
+    shown = f"Task.import_offline_session({sessions[0].folder!r})"
+    if len(sessions) > 1:
+        shown += f" and {len(sessions) - 1} more"
+    return shown, _data(joined, sessions)
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -399,109 +597,10 @@ def _undisturbed(scratch: Path, environ: Mapping[str, str] | None = None) -> Ite
                 signal.signal(number, handler)
 
 
-# -- a folder whose writer may be killed -------------------------------------------------------------------------------
+# -- online ------------------------------------------------------------------------------------------------------------
 
 
-def _saved(task_file: Path) -> Path:
-    return task_file.parent.with_suffix(".json")  # beside the folder, which is the SDK's
-
-
-def _save(task_file: Path) -> None:
-    """Copies the task's file beside its folder, atomically."""
-    text = task_file.read_text()
-    if not _saved(task_file).exists() or _saved(task_file).read_text() != text:
-        temporary = _saved(task_file).with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(_saved(task_file))
-
-
-def _whole(task_file: Path) -> dict[str, Any]:
-    """The task, as it was at the last flush if a kill tore its file."""
-    try:
-        return cast("dict[str, Any]", json.loads(task_file.read_text()))
-    except ValueError:
-        return cast("dict[str, Any]", json.loads(_saved(task_file).read_text()))
-
-
-def _mend(folder: Path) -> None:
-    """Replaces a torn task file, so that ClearML can import the folder."""
-    task_file = folder / "task.json"
-    try:
-        json.loads(task_file.read_text())
-    except ValueError:
-        shutil.copyfile(_saved(task_file), task_file)
-
-
-# -- names -------------------------------------------------------------------------------------------------------------
-
-
-def _title_and_series(name: str) -> tuple[str, str]:
-    """A metric's name as ClearML's two: title and series. No two names get the same; `_name` is the inverse."""
-    title, slash, series = name.partition("/")
-    if not slash:
-        return title, "value"
-    return title, f"%{series}" if series in ("", "value") or series.startswith("%") else series
-
-
-def _name(title: str, series: str) -> str:
-    return title if series == "value" else f"{title}/{series.removeprefix('%')}"
-
-
-_NOT_FINITE = re.compile(r"%(NaN|-?Infinity) (.*)", re.DOTALL)
-
-
-# -- the reader --------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Segment:
-    """What ClearML has: the task, its events, and how to get at its files."""
-
-    task: Mapping[str, Any]
-    events: Iterable[Mapping[str, Any]]
-    artifact: Callable[[str], Path]  # from its address
-    sample: Callable[[Mapping[str, Any]], Path]  # from its event
-
-    def properties(self) -> dict[str, str]:
-        return {key: item["value"] for key, item in self.task.get("hyperparams", {}).get("properties", {}).items()}
-
-    def object(self, name: str) -> dict[str, Any] | None:
-        found = self.task.get("configuration", {}).get(name)
-        return events.unpack(json.loads(found["value"])) if found else None
-
-
-def _segments(native: NativeRun) -> list[_Segment]:
-    if native.data["online"]:
-        return [_from_server(native.id)]
-    return [_from_folder(Path(path)) for path in native.data["segments"]]
-
-
-def _latest(segments: Sequence[_Segment], name: str) -> dict[str, Any]:
-    """A configuration object as the last segment that has it knows it: each starts with what was known before."""
-    found = (segment.object(name) for segment in reversed(segments))
-    return next((value for value in found if value is not None), {})
-
-
-def _from_folder(folder: Path) -> _Segment:
-    task = _whole(folder / "task.json")
-
-    def moved(address: str) -> Path:
-        return folder / os.path.relpath(address, task["offline_folder"])
-
-    return _Segment(task, _stored_events(folder / "metrics.jsonl"), moved, lambda event: folder / "data" / event["key"])
-
-
-def _stored_events(path: Path) -> Iterator[Mapping[str, Any]]:
-    if not path.exists():
-        return
-    with path.open() as file:
-        for line in file:
-            if not line.endswith("\n"):
-                return  # torn by a kill
-            yield from json.loads(line)
-
-
-def _from_server(task_id: str) -> _Segment:
+def _from_server(task_id: str) -> Stored:
     clearml = _sdk("clearml")
     task = clearml.Task.get_task(task_id=task_id)
 
@@ -519,98 +618,9 @@ def _from_server(task_id: str) -> _Segment:
         return Path(clearml.StorageManager.get_local_copy(address, extract_archive=False))
 
     kinds = ("training_stats_scalar", "training_debug_image", "plot")
-    found = (event for kind in kinds for event in stored(kind))
-    return _Segment(task.export_task(), found, local, lambda event: local(event["url"]))
-
-
-def _record(segments: Sequence[_Segment]) -> RunRecord:
-    record = RunRecord()
-    properties: dict[str, str] = {}
-    for segment in segments:
-        properties |= segment.properties()
-    record.config, record.summary, names = (_latest(segments, name) for name in ("config", "summary", "names"))
-    record.run_id, record.name = properties["run_id"], properties["run_name"]
-    record.project, record.group = properties["run_project"], properties.get("group")
-    record.status = cast("RunStatus", properties["status"])
-    record.started = float(properties["started"])
-    record.finished = float(properties["finished"]) if record.status != "running" else None
-    record.tags = tuple(sorted({tag for segment in segments for tag in segment.task.get("tags") or ()}))
-
-    series = {
-        "metric": record.metrics,
-        "text": record.texts,
-        "image": record.images,
-        "table": record.tables,
-        "histogram": record.histograms,
-    }
-    seen: Counter[tuple[str, str, str]] = Counter()
-    for segment in segments:
-        here: Counter[tuple[str, str, str]] = Counter()
-        for event in segment.events:
-            for kind, key, point in _points(segment, event, names):
-                # What an earlier segment has too was only delivered again.
-                identity = (kind, key, repr(point))
-                here[identity] += 1
-                if here[identity] > seen[identity]:
-                    seen[identity] += 1
-                    cast("dict[str, list[Any]]", series[kind]).setdefault(key, []).append(point)
-        for artifact in segment.task.get("execution", {}).get("artifacts") or ():
-            stored = _artifact(artifact, segment.artifact(artifact["uri"]), names)
-            record.artifacts[stored.name] = stored
-    return record
-
-
-def _points(
-    segment: _Segment, event: Mapping[str, Any], names: Mapping[str, str]
-) -> Iterator[tuple[str, str, Point | TextPoint | ImagePoint | TablePoint | HistogramPoint]]:
-    """What an event says: kind, key, point."""
-    step, time = event.get("iter", 0), event["timestamp"] / 1000
-    title, series = event.get("metric", ""), event.get("variant", "")
-    key = _name(title, series)
-    match event["type"]:
-        case "training_stats_scalar":
-            if title == "Summary" and step == _SINGLE_VALUE:
-                return  # the summary object has it, typed
-            value = float(event["value"])
-            if special := _NOT_FINITE.fullmatch(series):
-                value, key = float(special[1]), _name(title, special[2])
-            yield "metric", key, Point(step, value, time)
-        case "training_debug_image":
-            key, path = names.get(key, key), segment.sample(event)
-            if path.suffix == ".txt":
-                yield "text", key, TextPoint(step, path.read_bytes().decode(), time)
-            else:
-                yield "image", key, ImagePoint(step, Content.of_file(path), time)
-        case "plot":
-            meta = json.loads(event["plot_str"])["layout"]["meta"]["runcast"]
-            if "edges" in meta:
-                yield "histogram", key, HistogramPoint(step, tuple(meta["counts"]), tuple(meta["edges"]), time)
-            else:
-                rows = tuple(tuple(row) for row in events.unpack(meta["rows"]))
-                yield "table", key, TablePoint(step, tuple(meta["columns"]), rows, time)
-
-
-def _artifact(stored: Mapping[str, Any], path: Path, names: Mapping[str, str]) -> ArtifactRecord:
-    about = dict(stored["display_data"])
-    name = names.get(stored["key"], stored["key"])
-    files = _in_zip(path) if stored["type"] == "archive" else {about["file"]: Content.of_file(path)}
-    return ArtifactRecord(
-        name, about["kind"], files, json.loads(about["step"]), events.unpack(json.loads(about["metadata"]))
+    return Stored(
+        task.export_task(),
+        lambda: (event for kind in kinds for event in stored(kind)),
+        local,
+        lambda event: local(event["url"]),
     )
-
-
-def _in_zip(path: Path) -> dict[str, Content]:
-    with zipfile.ZipFile(path) as archive:
-        return {name: _member(path, archive, name) for name in archive.namelist() if not name.endswith("/")}
-
-
-def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Content:
-    def read() -> bytes:
-        with zipfile.ZipFile(path) as again:
-            return again.read(name)
-
-    digest = hashlib.sha256()
-    with archive.open(name) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return Content(archive.getinfo(name).file_size, digest.hexdigest(), read)

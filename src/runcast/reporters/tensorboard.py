@@ -8,6 +8,9 @@
     hparams      the config that the run started with, and how it ended
 
 Artifacts are linked, or copied, into ``artifacts/`` beside the event files.
+
+Each start writes a further event file, and never into an earlier one: what a killed process left unfinished there is at
+the end of its file, where every reader stops.
 """
 
 from __future__ import annotations
@@ -18,13 +21,16 @@ import io
 import itertools
 import math
 import os
+import re
 import shlex
+import shutil
 import socket
 import time as clock
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from runcast.trust import private
 from runcast.events import RunStatus
 from runcast.flatten import flatten, from_text, to_text, unflatten
 from runcast.media import link_or_copy, slug
@@ -46,6 +52,12 @@ _OURS = "runcast/"
 _RUN, _CONFIG, _SUMMARY, _ARTIFACT = f"{_OURS}run", f"{_OURS}config", f"{_OURS}summary", f"{_OURS}artifact/"
 _EXACT = f"{_OURS}float64"
 _PLUGIN = "runcast"  # no plugin of TensorBoard's, so that no page shows it
+
+# How the event files are named that are ours to remove; one that ends so has nothing but how the run ended.
+_SUFFIX = ".runcast"
+_END = f".end{_SUFFIX}"
+_STAMP = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
+_CHUNK = 1 << 20  # bytes of records that are kept in memory at most
 
 # Channels by the colour type of a PNG: grey, RGB, palette (RGB), grey with alpha, RGBA.
 _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
@@ -73,12 +85,38 @@ class TensorBoardReporter(Reporter):
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def open(self, run: RunInfo, attach: NativeRun | None) -> NativeRun:
-        root = setting(self._logdir, "TENSORBOARD_LOGGING_DIR", "")
-        if "://" in root:
-            raise ValueError(f"the log folder is {root!r}; expected a local folder (logdir=, $TENSORBOARD_LOGGING_DIR)")
-        folder = Path(root).absolute() / run.run_id if root else run.dir / "tensorboard"
-        self._folder = Path(attach.data["dir"]) if attach else folder
-        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._start(run, self._logdir_of(attach), fresh=attach is None)
+
+    def replace(self, run: RunInfo, old: NativeRun) -> NativeRun | None:
+        return self._start(run, self._logdir_of(old), fresh=True)
+
+    def _logdir_of(self, attach: NativeRun | None) -> Path | None:
+        """The folder for the runs; None for a run whose event files are in its run folder.
+
+        Raises:
+            ValueError: It isn't local, or the run began in another. Only the user says where we write.
+        """
+        wanted = setting(self._logdir, "TENSORBOARD_LOGGING_DIR", "")
+        if "://" in wanted:
+            raise ValueError(
+                f"the log folder is {wanted!r}; expected a local folder (logdir=, $TENSORBOARD_LOGGING_DIR)"
+            )
+        now = Path(wanted).absolute() if wanted else None
+        if attach is None:
+            return now
+        began = attach.data.get("logdir")
+        if began is not None and began != str(now):
+            raise ValueError(
+                f"the run's event files are below {began!r}; to go on there, say so: logdir=, $TENSORBOARD_LOGGING_DIR"
+            )
+        return now if began else None
+
+    def _start(self, run: RunInfo, logdir: Path | None, *, fresh: bool) -> NativeRun:
+        self._folder = _folder_for(run, logdir)
+        if fresh:
+            _remove_ours(self._folder)
+        for path in self._folder.glob(f"*{_END}"):  # it goes on, and TensorBoard believes the first end that it finds
+            path.unlink()
         stored = _Stored(self._folder)
         self._kinds = stored.kinds
         self._config, self._summary, self._tags = stored.record.config, stored.record.summary, stored.record.tags
@@ -89,13 +127,13 @@ class TensorBoardReporter(Reporter):
             "group": run.group,
             "started": run.started,
         }
-        self._start_file()
+        self._file = _EventFile(self._folder)
         if not stored.record.run_id:
             self._write_hparams(run)
         self._write_run("running")
         self.flush()
-        shown = Path(root).absolute() if root else run.dir.parent
-        return NativeRun(run.run_id, f"tensorboard --logdir {shlex.quote(str(shown))}", {"dir": str(self._folder)})
+        where = f"tensorboard --logdir {shlex.quote(str(logdir or run.dir.parent))}"
+        return NativeRun(run.run_id, where, {"dir": str(self._folder), "logdir": logdir and str(logdir)})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, time: float) -> None:
         from tensorboard.compat.proto import summary_pb2, tensor_pb2, types_pb2
@@ -159,8 +197,8 @@ class TensorBoardReporter(Reporter):
         version = hashlib.sha256(f"{artifact.name}\0{time!r}".encode()).hexdigest()[:8]
         folder = f"artifacts/{slug(artifact.name)}-{version}"
         for file in artifact.files:
-            target = inside(self._folder / folder, file.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = inside(inside(self._folder, folder), file.path)
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             target.unlink(missing_ok=True)  # what a courier that died may have left half done
             link_or_copy(artifact.file_path(file), target, link=True)
         rows = {
@@ -181,36 +219,16 @@ class TensorBoardReporter(Reporter):
         self._write_run("running")
 
     def flush(self) -> None:
-        self._records.flush()
-        os.fsync(self._file.fileno())
+        self._file.flush()
 
     def close(self, status: RunStatus) -> None:
         self._write_run(status)
-        self._write_session_end(status)
         self.flush()
-        self._records.close()
-
-    def _start_file(self) -> None:
-        """A new event file: TensorBoard reads all those of a folder, in the order of their names."""
-        from tensorboard.compat.proto import event_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        stem = f"events.out.tfevents.{int(clock.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        for number in itertools.count():
-            try:
-                self._file: io.BufferedWriter = (self._folder / f"{stem}.{number}").open("xb")
-            except FileExistsError:
-                continue
-            break
-        self._records: Any = RecordWriter(self._file)
-        version = event_pb2.Event(wall_time=clock.time(), file_version="brain.Event:2")
-        self._records.write(version.SerializeToString())
+        self._file.close()
+        self._write_session_end(status)
 
     def _write(self, step: int, time: float, values: Sequence[Any]) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-
-        event = event_pb2.Event(wall_time=time, step=step, summary=summary_pb2.Summary(value=values))
-        self._records.write(event.SerializeToString())
+        self._file.write(_event(step, time, values))
 
     def _tag(self, key: str, kind: str) -> str:
         """What TensorBoard calls it: there a tag is of one kind for ever, and ``runcast/`` is ours."""
@@ -245,12 +263,92 @@ class TensorBoardReporter(Reporter):
         entry = summary_pb2.Summary.Value(
             tag=metadata.SESSION_END_INFO_TAG, metadata=labels, tensor=metadata.NULL_TENSOR
         )
-        self._write(0, now, [entry])
+        file = _EventFile(self._folder, _END)
+        file.write(_event(0, now, [entry]))
+        file.flush()
+        file.close()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, native: NativeRun) -> RunRecord:
         return _Stored(Path(native.data["dir"])).record
+
+
+def _folder_for(run: RunInfo, logdir: Path | None) -> Path:
+    """The folder of a run's event files, made if need be, private to the user.
+
+    Raises:
+        ValueError: It would be none of its own: the run folder may come from a stranger.
+    """
+    if logdir is None:
+        folder = run.dir / "tensorboard"
+    elif run.run_id in ("", ".", "..") or Path(run.run_id).name != run.run_id:
+        raise ValueError(f"the run id {run.run_id!r} is no name for a folder")
+    else:
+        folder = logdir / run.run_id
+        logdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in (folder, folder / "artifacts"):
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link: TensorBoard's files are not written through links")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _remove_ours(folder: Path) -> None:
+    """Removes what was written of the run before."""
+    for path in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
+        path.unlink()
+    if (folder / "artifacts").exists():
+        shutil.rmtree(folder / "artifacts")
+
+
+class _EventFile:
+    """A new event file, of whole records: one that a full disk cuts off is taken back, and written by the next `flush`."""
+
+    def __init__(self, folder: Path, suffix: str = _SUFFIX) -> None:
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        # TensorBoard reads the files of a folder in the order of their names: this one is the last, whatever the clock says.
+        stamps = [int(found[1]) for path in folder.iterdir() if (found := _STAMP.match(path.name))]
+        stamp = max([int(clock.time()), *(stamp + 1 for stamp in stamps)])
+        name = f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}{suffix}"
+        self._file = open(folder / name, "xb", buffering=0, opener=private)  # noqa: SIM115 -- open as long as the run
+        self._end = 0
+        self._waiting = io.BytesIO()
+        self._records = RecordWriter(self._waiting)
+        self.write(event_pb2.Event(wall_time=clock.time(), file_version="brain.Event:2"))
+
+    def write(self, event: Any) -> None:
+        self._records.write(event.SerializeToString())
+        if self._waiting.tell() > _CHUNK:
+            self._append()
+
+    def flush(self) -> None:
+        self._append()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self) -> None:
+        data = memoryview(self._waiting.getvalue())
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError:
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+            raise
+        self._end = self._file.tell()
+        self._waiting.seek(0)
+        self._waiting.truncate()
+
+
+def _event(step: int, time: float, values: Sequence[Any]) -> Any:
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+
+    return event_pb2.Event(wall_time=time, step=step, summary=summary_pb2.Summary(value=values))
 
 
 def _text(tag: str, key: str, cells: Sequence[str], shape: Sequence[int]) -> Any:
@@ -288,7 +386,6 @@ class _Stored:
         self.record = RunRecord()
         self.kinds: dict[str, str] = {}
         self._folder = folder
-        self._seen: set[tuple[str, str, int, float]] = set()
         for event in _events_of(folder):
             self._add(event)
 
@@ -345,20 +442,16 @@ class _Stored:
         return ArtifactRecord(name, rows["kind"], files, rows["step"], rows["metadata"])
 
     def _put(self, kind: str, value: Any, key: str, series: dict[str, list[Any]], point: Any) -> None:
-        """Adds a point, once: a courier that was started again may have written it before."""
         self.kinds.setdefault(value.tag, kind)
-        mark = (kind, key, point.step, point.time)
-        if mark not in self._seen:
-            self._seen.add(mark)
-            series.setdefault(key, []).append(point)
+        series.setdefault(key, []).append(point)
 
 
-def _events_of(folder: Path) -> list[Any]:
-    """All events, those of an earlier file first; a file that ends in the middle of one is read as far as it goes."""
+def _events_of(folder: Path) -> Iterator[Any]:
+    """All events, in the order of their files' names; a file that ends in the middle of one is read as far as it goes."""
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-    files = [list(LegacyEventFileLoader(str(path)).Load()) for path in folder.glob("events.out.tfevents.*")]
-    return [event for events in sorted(filter(None, files), key=lambda read: read[0].wall_time) for event in events]
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        yield from LegacyEventFileLoader(str(path)).Load()
 
 
 def _sharpened(shown: float, exact: float | None) -> float:

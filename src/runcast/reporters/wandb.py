@@ -3,44 +3,35 @@
 One row of W&B's history an event: `global_step` is our step, and the x-axis of every chart; `_timestamp` is when it was
 logged. W&B's own step only counts rows, because it drops rows of earlier steps. What W&B has no exact place for
 (the run's identity, its status in our words, the summary) is in the config, under `runcast`.
+
+In a run that the user has open, rows are put beside the user's own without touching W&B's counter of steps, and are marked
+with our run's id; settings and results that the user has set stay.
 """
 
 from __future__ import annotations
 
 import configparser
 import contextlib
-import functools
-import gzip
 import hashlib
-import json
 import netrc
 import os
 import re
+import secrets
 import shlex
-import struct
+import shutil
 import sys
 import time as clock
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
-from runcast.events import RunStatus, pack, unpack
-from runcast.flatten import escape, unescape
+from runcast.errors import SessionLostError
+from runcast.events import RunStatus, pack
+from runcast.flatten import escape
 from runcast.media import slug
-from runcast.record import (
-    ArtifactRecord,
-    Content,
-    HistogramPoint,
-    ImagePoint,
-    Point,
-    RunRecord,
-    TablePoint,
-    TextPoint,
-    inside,
-    merge,
-)
+from runcast.record import RunRecord, merge
+from runcast.redact import redact_text
 from runcast.reporter import (
     Availability,
     LocalArtifact,
@@ -52,11 +43,26 @@ from runcast.reporter import (
     online,
     setting,
 )
+from runcast.reporters._wandb_process import FLUSH_INTERVAL, FLUSH_SETTING, environment, imported, settings, unhooked
+from runcast.reporters._wandb_store import (
+    BLOCK,
+    MARK,
+    NAME,
+    OURS,
+    OWNER,
+    STEP,
+    Fold,
+    Log,
+    fold_of,
+    holders,
+    nested,
+    own_key,
+    owner_of,
+    session_logs,
+    shortened,
+    wait_until_final,
+)
 
-_STEP = "global_step"
-_NAME = "_name"  # in a row whose column had to be called otherwise
-_OURS = "runcast"
-_MARK = "~"
 # The one character that makes a name W&B's or ours: the first of `global_step`, a leading `_`.
 _COLUMN = r"\A_|\Ag(?=lobal_step\Z)"
 # Likewise in the config, where W&B also strips hyphens.
@@ -64,15 +70,17 @@ _SETTING = r"\A-|-\Z|\A_(?=wandb\Z)|\Ar(?=uncast\Z)"
 _PROJECT = r"[/\\#?%:]"
 _REFUSAL = re.compile(r"permission|denied|unauthori[sz]ed|forbidden|not found|\b40[0134]\b", re.IGNORECASE)
 _EXIT_CODES = {"completed": 0, "failed": 1, "killed": 143, "crashed": 137}
-_NOT_FINITE = ("NaN", "Infinity", "-Infinity")
-_FLUSH_INTERVAL = 0.05
-_FLUSH_TIMEOUT = 30.0
+_FLUSH_TIMEOUT = 60.0
+_PUSHES = 20
 
-Environment: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
+_written: dict[str, set[str]] = {}
+"""By W&B's id of a run that the user opened: the settings and results in it that are ours, of any run of ours."""
 
 
 class WandbReporter(Reporter):
     """Logs to Weights & Biases; offline, to ``<run folder>/wandb``, from where ``wandb sync`` uploads.
+
+    A run that is open in the training process (`wandb.run`) is joined: the arguments don't matter then.
 
     Args:
         project: Default: ``$WANDB_PROJECT``, else the run's project.
@@ -89,7 +97,10 @@ class WandbReporter(Reporter):
         self._project = project
         self._entity = entity
         self._mode = mode
-        self._gone = False
+        self._live: Any = None  # W&B's run
+        self._guest = False  # whether that is the user's
+        self._closing = False
+        self._gone: Any = None  # a run of the user's whose process at W&B ended
 
     @classmethod
     def availability(cls) -> Availability:
@@ -102,69 +113,191 @@ class WandbReporter(Reporter):
             return offline(found, f"offline, to go online: {how}")
         return online(found)
 
-    # -- writing ---------------------------------------------------------------------------------------------------
+    # -- starting --------------------------------------------------------------------------------------------------
+
+    def joins(self) -> bool:
+        return _users_run() is not None
 
     def open(self, run: RunInfo, attach: NativeRun | None) -> NativeRun:
-        mode = attach.data["mode"] if attach else _mode(self._mode)
-        if mode == "disabled":
+        if attach is not None and self._is_open():
+            return self._native
+        theirs = _users_run()
+        rejoined = attach is not None and attach.data.get("joined") and theirs is not None and attach.id == theirs.id
+        if theirs is not None and theirs is not self._gone and (attach is None or rejoined):
+            return self._join(run, theirs, attach)
+        if attach is None:
+            run_id = os.environ.get("WANDB_RUN_ID") or run.run_id
+            return self._start(run, run_id, _mode(self._mode), _root(run, None), None)
+        return self._start(run, attach.id, attach.data["mode"], _root(run, attach), attach)
+
+    def replace(self, run: RunInfo, old: NativeRun) -> NativeRun | None:
+        if old.data["mode"] != "offline" or old.data.get("joined"):
+            return None
+        return self._start(run, old.id, "offline", _root(run, old), None)
+
+    def _is_open(self) -> bool:
+        """Whether the last session still takes something: then it is gone on with."""
+        return (
+            self._live is not None
+            and not self._closing
+            and not (self._guest and _users_run() is not self._live)
+            and bool(holders([self._log.path]))
+        )
+
+    def _start(self, run: RunInfo, run_id: str, mode: str, root: Path, attach: NativeRun | None) -> NativeRun:
+        """Begins a session of our own: a further one of the run `attach`, or the first, in the place of any before."""
+        if mode not in ("online", "offline"):
             raise ValueError("W&B is switched off: unset WANDB_MODE and WANDB_DISABLED")
         if mode == "online" and not _configured():
             raise ValueError("W&B is to run online, but has no API key: `wandb login`, or set WANDB_API_KEY")
-        self._environment = _environment(run.dir)
-        root = Path(attach.data["dir"]) if attach else Path(setting(None, "WANDB_DIR", str(run.dir))).absolute()
-        root.mkdir(parents=True, exist_ok=True)
-        stored = _fold(attach) if attach else _Fold()
-        self._own = stored.own or {
-            "run_id": run.run_id,
-            "name": run.name,
-            "project": run.project,
-            "group": run.group,
-            "started": run.started,
+        self._let_go()
+        self._guest, self._environment = False, environment(run.dir)
+        joined = run.run_id if attach is not None and attach.data.get("joined") else None
+        folder = _sessions_folder(root)
+        folders = [str(folder)] if attach is None or joined is None else [*attach.data["dirs"], str(folder)]
+        data: dict[str, Any] = {
+            "dirs": list(dict.fromkeys(folders)),
+            "home": None if root == run.dir else str(root),
+            "mode": mode,
+            "path": attach.data.get("path") if attach is not None else None,
+            "joined": joined,
         }
-        self._config = stored.record.config
-        run_id = attach.id if attach else os.environ.get("WANDB_RUN_ID") or run.run_id
-        with _unhooked(self._environment):
-            import wandb
-
-            self._wandb: Any = wandb
-            _wait_for_a_new_second(root, run_id)
-            self._live: Any = self._wandb.init(
+        logs = session_logs(map(Path, data["dirs"]), run_id)
+        wait_until_final(logs)
+        stored = Fold(joined)
+        if attach is not None:
+            stored = fold_of(NativeRun(run_id, None, data))
+            if joined is None and stored.rows and stored.own.get("run_id") != run.run_id:
+                raise ValueError(f"W&B's run {run_id!r} is not this one")
+        elif mode == "offline":
+            for log in logs:
+                if root == run.dir or owner_of(log) == run.run_id:
+                    shutil.rmtree(log.parent)
+        own = stored.own or _identity(run)
+        self._wandb = imported("wandb")
+        _wait_for_a_new_second(folder, mode, run_id)
+        with unhooked(self._environment), self._in_session():
+            self._live = live = self._wandb.init(
                 mode=mode,
                 dir=str(root),
                 id=run_id,
                 resume="allow" if mode == "online" else None,
-                name=_display_name(run),
-                project=_shortened(escape(setting(self._project, "WANDB_PROJECT", run.project), _PROJECT, _MARK), 128),
-                entity=self._entity,
-                group=run.group,
                 reinit="create_new",
-                settings=wandb.Settings(**_settings(wandb)),
+                settings=self._wandb.Settings(**settings(self._wandb)),
+                **(self._described(run) if joined is None else _as_described(stored, data["path"])),
+                # A further session online gets these from the server; offline, each has to say everything.
+                **({} if attach is not None and mode == "online" else _contents(stored, joined, own)),
             )
-            self._gone = False
-            self._run.define_metric(_STEP, hidden=True)
-            self._run.define_metric("*", step_metric=_STEP, step_sync=False)
-        self._log = _Log(Path(self._run.settings.sync_file))
-        # A further offline file goes on where the last one ended, so that `wandb sync` can put them together.
-        self._first = max(stored.rows, self._run.step) if attach else None
-        self._sent = self._seen = 0
-        self._revision = self._stored_revision = 0
+            if joined is None:
+                live.define_metric(STEP, hidden=True)
+                live.define_metric("*", step_metric=STEP, step_sync=False)
+                live.summary.update(
+                    {escape(key, _COLUMN, MARK): value for key, value in own.get("summary", {}).items()}
+                )
+            # It goes on where the last one ended, so that `wandb sync` can put them together.
+            self._first = max(stored.steps, live.step) if attach is not None else None
+        log = Path(live.settings.sync_file)
+        if log.parent.parent.resolve() != folder.resolve():
+            raise PermissionError(f"W&B can't write to {folder}")  # and would write to a temporary folder instead
+        log.parent.chmod(0o700)
+        if mode == "online":
+            data["path"] = "/".join(live.path)
+        return self._begin(run, log, own, stored.settings(), data)
+
+    def _join(self, run: RunInfo, theirs: Any, attach: NativeRun | None) -> NativeRun:
+        """Takes part in the run that the user has open."""
+        self._live, self._guest, self._environment = theirs, True, contextlib.nullcontext
+        self._wandb = imported("wandb")
+        log = Path(theirs.settings.sync_file)
+        folders = [*(attach.data["dirs"] if attach is not None else ()), str(log.parent.parent)]
+        data: dict[str, Any] = {
+            "dirs": list(dict.fromkeys(folders)),
+            "home": None,
+            "mode": "offline" if theirs.offline else "online",
+            "path": None if theirs.offline else "/".join(theirs.path),
+            "joined": run.run_id,
+        }
+        stored = Fold(run.run_id) if attach is None else fold_of(NativeRun(theirs.id, None, data))
+        own = theirs.config.get(own_key(run.run_id)) or stored.own or _identity(run)
+        return self._begin(run, log, dict(own), stored.settings(), data)
+
+    def _begin(
+        self, run: RunInfo, log: Path, own: dict[str, Any], config: dict[str, Any], data: dict[str, Any]
+    ) -> NativeRun:
+        self._own = {key: value for key, value in own.items() if key != "filling"}
+        self._config, self._log = config, Log(log)
+        self._joined = data["joined"]
+        self._closing = False
+        self._sent = self._seen = self._pushes = 0
+        self._since = clock.monotonic()
+        self._theirs: set[str] = set()
+        self._defined: set[str] = set()
+        self._last: dict[str, float] = {}
+        self._token_on_disk, self._first_token_seen = "", False
         self._put(status="running", finished=None)
-        where = self._run.url if mode == "online" else f"wandb sync {shlex.quote(str(root / 'wandb'))}/*run-*-{run_id}"
-        data = {"dir": str(root), "mode": mode, "path": "/".join(self._run.path) if mode == "online" else None}
-        self._opened = run, NativeRun(run_id, where, data)
-        return self._opened[1]
+        self._first_token = self._token
+        if data["mode"] == "online":
+            where = redact_text(self._live.url)
+        else:
+            patterns = [f"{shlex.quote(folder)}/*run-*-{shlex.quote(self._live.id)}" for folder in data["dirs"]]
+            where = f"wandb sync {' '.join(patterns)}"
+        self._native = NativeRun(self._live.id, where, data)
+        return self._native
+
+    def _described(self, run: RunInfo) -> dict[str, Any]:
+        project = escape(setting(self._project, "WANDB_PROJECT", run.project), _PROJECT, MARK)
+        return {
+            "name": _display_name(run),
+            "project": shortened(project, 128),
+            "entity": self._entity,
+            "group": run.group,
+        }
+
+    def _let_go(self) -> None:
+        """Ends a session of our own that an earlier `open` may have left half closed."""
+        live, self._live = self._live, None
+        if live is not None and not self._guest:
+            with contextlib.suppress(Exception), unhooked(self._environment):
+                live.finish()
+
+    @contextlib.contextmanager
+    def _in_session(self) -> Iterator[Any]:
+        """W&B's run, for calls; what they raise when it can't take them any more is told as what it is."""
+        if self._guest and _users_run() is not self._live:
+            raise SessionLostError("the run that was joined has ended")
+        try:
+            yield self._live
+        except SessionLostError:
+            raise
+        except Exception as error:
+            kind = type(error).__name__
+            if kind == "AlreadyJoinedError" or (kind == "UsageError" and "is finished" in str(error)):
+                raise SessionLostError("W&B's run has been ended by somebody else") from error
+            if not isinstance(error, ConnectionError) and kind != "MailboxClosedError":
+                raise
+            self._gone = self._live if self._guest else None
+            self._live = None
+            with contextlib.suppress(Exception), unhooked(self._environment):  # it says that the process is gone
+                self._wandb.teardown()
+            raise SessionLostError("W&B's own process ended; what it had not written comes again") from error
+
+    # -- writing ---------------------------------------------------------------------------------------------------
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, time: float) -> None:
-        self._row({escape(name, _COLUMN, _MARK): value for name, value in metrics.items()}, step, time)
+        row = {escape(name, _COLUMN, MARK): value for name, value in metrics.items()}
+        if self._joined is not None:
+            self._show(row)
+        self._row(row, step, time)
 
     def log_config(self, config: Mapping[str, Any]) -> None:
-        native = self._run.config
         self._config = merge(self._config, dict(config))
-        native.update({escape(key, _SETTING, _MARK): pack(self._config[key]) for key in config}, allow_val_change=True)
-        self._put()
+        shown = {escape(key, _SETTING, MARK): pack(self._config[key]) for key in config}
+        with self._in_session() as live:
+            live.config.update({k: v for k, v in shown.items() if self._is_ours("config", k)}, allow_val_change=True)
+        self._put(**({} if self._joined is None else {"config": pack(self._config)}))
 
     def log_text(self, key: str, text: str, step: int, time: float) -> None:
-        self._row({escape(key, _COLUMN, _MARK): text}, step, time)
+        self._row({escape(key, _COLUMN, MARK): text}, step, time)
 
     def log_image(self, key: str, image: Path, step: int, time: float) -> None:
         with self._environment():
@@ -180,91 +313,241 @@ class WandbReporter(Reporter):
 
     def log_histogram(self, key: str, counts: Sequence[float], edges: Sequence[float], step: int, time: float) -> None:
         histogram = self._wandb.Histogram(np_histogram=(list(counts), list(edges)))
-        self._row({escape(key, _COLUMN, _MARK): histogram}, step, time)
+        self._row({escape(key, _COLUMN, MARK): histogram}, step, time)
 
     def log_artifact(self, artifact: LocalArtifact, step: int | None, time: float) -> None:
-        described = {escape(key, _SETTING, _MARK): pack(value) for key, value in artifact.metadata.items()}
-        described[_OURS] = {"name": artifact.name, "kind": artifact.kind, "step": step, "time": time}
-        with self._environment():
+        described = {escape(key, _SETTING, MARK): pack(value) for key, value in artifact.metadata.items()}
+        own = {"name": artifact.name, "kind": artifact.kind, "step": step, "time": time}
+        described[OURS] = own if self._joined is None else {**own, "run": self._joined}
+        with self._environment(), self._in_session() as live:
             native = self._wandb.Artifact(_file_name(artifact.name, ""), type=artifact.kind, metadata=described)
             for file in artifact.files:
                 # It lies in the run folder, where nobody changes it: no second copy.
                 path = str(artifact.file_path(file).absolute())
                 native.add_file(path, name=file.path, policy="immutable", skip_cache=True)
-            self._run.log_artifact(native)
+            live.log_artifact(native)
         self._put()
 
     def set_summary(self, values: Mapping[str, Any]) -> None:
-        for key, value in values.items():
-            self._run.summary[escape(key, _COLUMN, _MARK)] = pack(value)
-        self._put(summary={**self._own.get("summary", {}), **{key: pack(value) for key, value in values.items()}})
+        packed = {key: pack(value) for key, value in values.items()}
+        with self._in_session() as live:
+            for key, value in packed.items():
+                column = escape(key, _COLUMN, MARK)
+                if self._is_ours("summary", column):
+                    live.summary[column] = value
+        self._put(summary={**self._own.get("summary", {}), **packed})
 
     def add_tags(self, tags: Sequence[str]) -> None:
-        known = dict.fromkeys((*(self._run.tags or ()), *(_shortened(tag, 64) for tag in tags)))
-        self._run.tags = tuple(known)
+        with self._in_session() as live:
+            live.tags = tuple(dict.fromkeys((*(live.tags or ()), *(shortened(tag, 64) for tag in tags))))
         self._put(tags=list(dict.fromkeys((*self._own.get("tags", ()), *tags))))
 
     def flush(self) -> None:
         """Waits until W&B's own process has everything in its file on disk; what it uploads, it uploads from there."""
-        if self._gone:
-            raise ConnectionError("W&B's own process ended; what it had not written comes again")
-        if "x_transaction_log_flush_interval" not in type(self._live.settings).model_fields:
-            return  # before wandb 0.31 that took up to 15 s, and nothing can hasten it
-        deadline = clock.monotonic() + _FLUSH_TIMEOUT
-        while True:
-            for record in self._log.records():
-                self._seen += record.HasField("history")
-                self._stored_revision = max(self._stored_revision, _revision(record))
-            if self._seen >= self._sent and self._stored_revision >= self._revision:
-                return
-            if clock.monotonic() > deadline:
-                raise TimeoutError(f"W&B has written {self._seen} of {self._sent} rows after {_FLUSH_TIMEOUT} s")
-            clock.sleep(_FLUSH_INTERVAL / 5)
+        if self._last and self._guest:
+            with self._in_session() as live:
+                live.summary.update(self._last)
+            self._last = {}
+        chosen = self._live.settings
+        if getattr(chosen, "x_skip_transaction_log", False):
+            return  # the user has switched the file off
+        if (getattr(chosen, FLUSH_SETTING, None) or 15.0) > 1.0:
+            self._push()
+        now = clock.monotonic()
+        deadline, look = now + _FLUSH_TIMEOUT, now + 1.0
+        while not self._is_on_disk():
+            now = clock.monotonic()
+            if now > look and not holders([self._log.path]) and not self._is_on_disk():
+                raise SessionLostError("W&B's own process ended, or this run in it")
+            if now > deadline:
+                raise SessionLostError(f"W&B has written {self._seen} of {self._sent} rows after {_FLUSH_TIMEOUT:g} s")
+            look = now + 1.0 if now > look else look
+            clock.sleep(FLUSH_INTERVAL / 5)
 
     def close(self, status: RunStatus) -> None:
-        with _unhooked(self._environment):
-            self._put(status=status, finished=clock.time())
-            self._run.finish(exit_code=_EXIT_CODES[status])
+        self._put(status=status, finished=clock.time())
+        if self._guest:
+            self.flush()
+            return
+        self._closing = True
+        with unhooked(self._environment), self._in_session() as live:
+            live.finish(exit_code=_EXIT_CODES[status])
 
     def is_transient(self, error: Exception) -> bool | float:
-        kind = type(error).__name__
-        if isinstance(error, ConnectionError) or kind == "MailboxClosedError":
-            self._gone = True  # W&B's own process on this machine, and not its server
-            return True
-        if kind == "CommError":
+        if type(error).__name__ == "CommError":
             return not _REFUSAL.search(str(error))
+        if "is in use" in str(error):  # another run of ours has a further session of the run that both had joined
+            return True
         return super().is_transient(error)
 
-    @property
-    def _run(self) -> Any:
-        """W&B's run; opened again if W&B's own process ended, in a further file."""
-        if self._gone:
-            with _unhooked(self._environment), contextlib.suppress(Exception):  # it says that the process is gone
-                self._wandb.teardown()
-            self.open(*self._opened)
-        return self._live
+    def _is_on_disk(self) -> bool:
+        for record in self._log.records():
+            token = _token_of(record, own_key(self._joined))
+            if token is not None:
+                self._token_on_disk = token
+                self._first_token_seen = self._first_token_seen or token == self._first_token
+            elif record.HasField("history") and self._first_token_seen:
+                self._seen += self._joined is None or nested(record.history.item).get(OWNER) == self._joined
+        return self._seen >= self._sent and self._token_on_disk == self._token
 
     def _row(self, values: Mapping[str, Any], step: int, time: float) -> None:
-        self._run.log({**values, _STEP: step, "_timestamp": time}, step=self._first, commit=True)
+        row = {**values, STEP: step, "_timestamp": time}
+        if self._joined is not None:
+            row[OWNER] = self._joined
+        with self._in_session() as live:
+            if self._guest:
+                _put_beside(live, row)
+            else:
+                live.log(row, step=self._first, commit=True)
         self._first = None
         self._sent += 1
 
-    def _put(self, **values: Any) -> None:
-        """Writes what is ours; the revision tells `flush` that everything up to here is on disk."""
-        native = self._run.config
-        self._revision += 1
-        self._own = {**self._own, **values, "revision": self._revision}
-        native.update({_OURS: self._own}, allow_val_change=True)
-
     def _media_row(self, key: str, value: Any, step: int, time: float) -> None:
         """A row with something that becomes a file, which is named after its column."""
-        column = escape(_file_name(key), _COLUMN, _MARK)
-        self._row({column: value, **({} if column == key else {_NAME: key})}, step, time)
+        column = escape(_file_name(key), _COLUMN, MARK)
+        self._row({column: value, **({} if column == key else {NAME: key})}, step, time)
+
+    def _put(self, **values: Any) -> None:
+        """Writes what is ours; the token tells `flush` that everything up to here is on disk."""
+        self._token = secrets.token_hex(8)
+        self._own = {**self._own, **values, "token": self._token}
+        with self._in_session() as live:
+            live.config.update({own_key(self._joined): self._own}, allow_val_change=True)
+
+    def _push(self) -> None:
+        """Fills the block that W&B writes next: else a run of the user's, and any before wandb 0.31, does so every 15 s.
+
+        It costs 32 KiB of W&B's file; so not for each flush of a long run.
+        """
+        minutes = (clock.monotonic() - self._since) / 60
+        if self._pushes < _PUSHES + minutes + self._sent / 100 or self._own["status"] != "running":
+            self._pushes += 1
+            with self._in_session() as live:
+                for filling in ({"filling": "." * BLOCK}, {}):
+                    live.config.update({own_key(self._joined): {**self._own, **filling}}, allow_val_change=True)
+
+    def _show(self, row: Mapping[str, float]) -> None:
+        """For a run whose charts are the user's: our x-axis for our metrics, and their last values."""
+        for column, value in row.items():
+            if not self._is_ours("summary", column):
+                continue
+            self._last[column] = value
+            if column not in self._defined and "*" not in column:
+                self._defined.add(column)
+                with self._in_session() as live:
+                    live.define_metric(column, step_metric=STEP, step_sync=False)
+
+    def _is_ours(self, part: str, key: str) -> bool:
+        """Whether a setting or a result is ours to write: in a run of the user's, what is there already stays."""
+        if self._joined is None:
+            return True
+        written, name = _written.setdefault(self._live.id, set()), f"{part}/{key}"
+        if name not in written and name not in self._theirs:
+            with self._in_session() as live:
+                there = key in getattr(live, part).keys()  # noqa: SIM118 -- W&B's own kind of mapping
+            (self._theirs if there else written).add(name)
+        return name in written
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, native: NativeRun) -> RunRecord:
-        return _fold(native).finished()
+        return fold_of(native).finished()
+
+
+# -- runs and their places ---------------------------------------------------------------------------------------------
+
+
+def _users_run() -> Any:
+    """The run that the user has open in this process, if there is one; told without importing W&B."""
+    run = getattr(sys.modules.get("wandb"), "run", None)
+    return None if run is None or getattr(run, "disabled", False) else run
+
+
+def _root(run: RunInfo, attach: NativeRun | None) -> Path:
+    """The folder above that of the sessions which we begin.
+
+    Raises:
+        ValueError: The run began elsewhere, or a link leads elsewhere. Only the user says where we write.
+    """
+    wanted = os.environ.get("WANDB_DIR")
+    now = Path(wanted).absolute() if wanted else None
+    home = attach.data.get("home") if attach is not None else now and str(now)
+    if home is not None and home != str(now):
+        raise ValueError(f"the run's W&B files are below {home!r}; to go on there, say so: WANDB_DIR")
+    if home is None or now is None:
+        for folder in (run.dir / "wandb", run.dir / ".wandb"):
+            if folder.is_symlink():
+                raise ValueError(f"{folder} is a link: W&B's files are not written through links")
+        return run.dir
+    now.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return now
+
+
+def _sessions_folder(root: Path) -> Path:
+    """The folder of the sessions, as W&B chooses it."""
+    folder = root / (".wandb" if (root / ".wandb").exists() else "wandb")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _wait_for_a_new_second(folder: Path, mode: str, run_id: str) -> None:
+    """W&B names a session's folder by the second: another within one would write over its forerunner."""
+    kind = "run" if mode == "online" else "offline-run"
+    while (folder / f"{kind}-{clock.strftime('%Y%m%d_%H%M%S')}-{run_id}").exists():
+        clock.sleep(0.05)
+
+
+def _identity(run: RunInfo) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "project": run.project,
+        "group": run.group,
+        "started": run.started,
+    }
+
+
+def _as_described(stored: Fold, path: str | None) -> dict[str, Any]:
+    """How the user described a run that was joined."""
+    if path is not None:
+        entity, project, _ = path.split("/", 2)
+        return {"entity": entity, "project": project}
+    if stored.run is None:
+        return {}
+    run = stored.run
+    described = {"name": run.display_name, "project": run.project, "entity": run.entity, "group": run.run_group}
+    return {key: value or None for key, value in described.items()}
+
+
+def _contents(stored: Fold, joined: str | None, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a session has from its beginning on; W&B takes each offline session for the whole run."""
+    return {"config": {**stored.config, own_key(joined): own}, "tags": stored.tags or None}
+
+
+def _put_beside(live: Any, row: Mapping[str, Any]) -> None:
+    """Adds a row to the history of a run as it is.
+
+    `log` would add it to the row that the user may be filling, end that, and move the step on: what the user then logged
+    for a step that had passed would be dropped.
+    """
+    step = live.step
+    history = imported("wandb.proto.wandb_internal_pb2").HistoryRecord()
+    history.step.num = step
+    plain = imported("wandb.sdk.data_types.utils").history_dict_to_json(live, {**row, "_step": step}, step=step)
+    for key, value in plain.items():
+        item = history.item.add()
+        item.key = key
+        item.value_json = imported("wandb.util").json_dumps_safer_history(value)
+    interface = live._interface if hasattr(live, "_interface") else live._backend.interface  # before wandb 0.28
+    interface._publish_history(history)
+
+
+def _token_of(record: Any, key: str) -> str | None:
+    if record.HasField("config"):
+        for item in record.config.update:
+            if item.key == key:
+                return str(nested([item])[key].get("token"))
+    return None
 
 
 # -- what decides between online and offline -------------------------------------------------------------------------
@@ -307,79 +590,6 @@ def _from_settings(name: str) -> str | None:
     return parser.get("default", name, fallback=None)
 
 
-# -- starting without side effects -----------------------------------------------------------------------------------
-
-
-def _settings(wandb: Any) -> dict[str, Any]:
-    """Everything off that W&B would gather by itself, as far as the installed version knows the switch."""
-    wanted = {
-        "console": "off",
-        "silent": True,
-        "disable_code": True,
-        "disable_git": True,
-        "disable_job_creation": True,
-        "save_code": False,
-        "x_disable_machine_info": True,
-        "x_disable_meta": True,
-        "x_disable_stats": True,
-        "x_save_requirements": False,
-        "x_transaction_log_flush_interval": _FLUSH_INTERVAL,
-    }
-    return {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}
-
-
-def _environment(run_dir: Path) -> Environment:
-    """For W&B's calls: its caches and staging areas in the run folder unless the user says where; no telemetry."""
-    folder = run_dir / "wandb"
-    wanted = {
-        "WANDB_ARTIFACT_DIR": str(folder / "artifacts"),
-        "WANDB_CACHE_DIR": str(folder / "cache"),
-        "WANDB_DATA_DIR": str(folder / "data"),
-        "WANDB_ERROR_REPORTING": "false",
-        "WANDB_SILENT": "true",
-    }
-
-    @contextlib.contextmanager
-    def environment() -> Iterator[None]:
-        before = {name: os.environ.get(name) for name in (*wanted, "WANDB_SERVICE")}
-        os.environ.update({name: value for name, value in wanted.items() if not before[name]})
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
-
-    return environment
-
-
-@contextlib.contextmanager
-def _unhooked(environment: Environment = contextlib.nullcontext) -> Iterator[None]:
-    """Undoes what W&B's import and start do to the process: its ways out, its output, its environment."""
-    leave, hook = sys.exit, sys.excepthook
-    streams = [
-        (stream, vars(stream).get("write")) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "__dict__")
-    ]
-    try:
-        with environment():
-            yield
-    finally:
-        sys.exit, sys.excepthook = leave, hook
-        for stream, write in streams:
-            if write is not None:
-                stream.write = write  # type: ignore[method-assign]  # W&B assigned it first
-            else:
-                vars(stream).pop("write", None)
-
-
-def _wait_for_a_new_second(root: Path, run_id: str) -> None:
-    """W&B names a run's folder by the second: a restart within one would write over its forerunner."""
-    while list((root / "wandb").glob(f"*run-{clock.strftime('%Y%m%d_%H%M%S')}-{run_id}")):
-        clock.sleep(0.05)
-
-
 @contextlib.contextmanager
 def _room_for(rows: int, table: Any) -> Iterator[None]:
     """W&B cuts tables at a limit, which is there to be raised."""
@@ -396,14 +606,7 @@ def _room_for(rows: int, table: Any) -> Iterator[None]:
 
 def _display_name(run: RunInfo) -> str:
     named = run.name if run.name != run.run_id else setting(None, "WANDB_NAME", run.name)
-    return _shortened(named, 128)
-
-
-def _shortened(text: str, limit: int) -> str:
-    """`text` itself, or its beginning and a digest where W&B allows only so many characters."""
-    if 0 < len(text) <= limit:
-        return text
-    return f"{text[: limit - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return shortened(named, 128)
 
 
 def _file_name(name: str, separator: str = "/") -> str:
@@ -411,230 +614,3 @@ def _file_name(name: str, separator: str = "/") -> str:
     if re.fullmatch(rf"\w[\w.{separator}-]{{0,99}}", name, re.ASCII) and "//" not in name:
         return name
     return f"{slug(name)}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------
-
-
-class _Log:
-    """The file that W&B writes first, online or not: LevelDB's record log, but with plain CRC-32 checksums.
-
-    It may be read while W&B writes it: `records` gives what has become complete since the last call.
-    """
-
-    _BLOCK = 32768
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._position = 7  # behind the file's header
-        self._begun = b""
-
-    def records(self) -> Iterator[Any]:
-        with _unhooked():
-            from wandb.proto import wandb_internal_pb2
-        internal: Any = wandb_internal_pb2
-        for data in self._payloads():
-            yield internal.Record.FromString(data)
-
-    def _payloads(self) -> Iterator[bytes]:
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            while True:
-                room = self._BLOCK - self._position % self._BLOCK
-                if room < 7:  # padding
-                    self._position += room
-                    continue
-                file.seek(self._position)
-                header = file.read(7)
-                if len(header) < 7:
-                    return
-                checksum, size, kind = struct.unpack("<IHB", header)
-                if checksum == size == kind == 0:
-                    if not self._block_is_over(file):
-                        return
-                    self._position += room
-                    continue
-                data = file.read(size)
-                if len(data) < size or zlib.crc32(data, zlib.crc32(bytes([kind]))) != checksum:
-                    return
-                self._position += 7 + size
-                self._begun = data if kind in (1, 2) else self._begun + data
-                if kind in (1, 4):  # whole, or the last piece
-                    yield self._begun
-
-    def _block_is_over(self, file: Any) -> bool:
-        """Whether zeros are padding, and not a part of the file that is still to be written."""
-        end = self._position - self._position % self._BLOCK + self._BLOCK
-        return bool(file.seek(0, os.SEEK_END) > end)
-
-
-class _Fold:
-    """Folds what W&B stored of a run, in one file or several, into a `RunRecord`.
-
-    Attributes:
-        own: What this reporter keeps under `runcast` in the config.
-        rows: W&B's own step, one more than the last.
-    """
-
-    def __init__(self) -> None:
-        self.record = RunRecord()
-        self.own: dict[str, Any] = {}
-        self.rows = 0
-        self._tags: set[str] = set()
-        self._versions: dict[str, float] = {}
-        self._rows: list[tuple[dict[str, Any], Callable[[dict[str, Any]], Content]]] = []
-
-    def add_config(self, values: Mapping[str, Any]) -> None:
-        for key, value in values.items():
-            if key == _OURS:
-                self.own = value
-            elif key != "_wandb":
-                self.record.config[unescape(key, _MARK)] = unpack(value)
-
-    def add_tags(self, tags: Iterable[str]) -> None:
-        self._tags = set(tags)
-
-    def add_row(self, row: dict[str, Any], media: Callable[[dict[str, Any]], Content]) -> None:
-        """Adds a row of the history; `media` gives the content of what a value of it points to."""
-        self._rows.append((row, media))
-        self.rows = max(self.rows, int(row.get("_step", -1)) + 1)
-
-    def add_artifact(self, kind: str, metadata: Mapping[str, Any], files: Callable[[], dict[str, Content]]) -> None:
-        own = metadata.get(_OURS)
-        if own is None:  # W&B's own, for a table
-            return
-        free = {unescape(key, _MARK): unpack(value) for key, value in metadata.items() if key != _OURS}
-        if own["time"] >= self._versions.get(own["name"], 0.0):
-            self._versions[own["name"]] = own["time"]
-            self.record.artifacts[own["name"]] = ArtifactRecord(own["name"], kind, files(), own["step"], free)
-
-    def finished(self) -> RunRecord:
-        record, own = self.record, self.own
-        record.run_id, record.name, record.project = (own.get(key, "") for key in ("run_id", "name", "project"))
-        record.group, record.status = own.get("group"), own.get("status", "running")
-        record.started, record.finished = own.get("started"), own.get("finished")
-        record.summary = {key: unpack(value) for key, value in own.get("summary", {}).items()}
-        record.tags = tuple(sorted(tag for tag in own.get("tags", ()) if _shortened(tag, 64) in self._tags))
-        seen: set[tuple[str, str, int, float]] = set()
-        for row, media in self._rows:
-            for column, value in row.items():
-                if column != _STEP and not column.startswith("_") and _STEP in row:
-                    key = row.get(_NAME) or unescape(column, _MARK)
-                    self._add_value(key, value, int(row[_STEP]), row["_timestamp"], media, seen)
-        return record
-
-    def _add_value(
-        self,
-        key: str,
-        value: Any,
-        step: int,
-        time: float,
-        media: Callable[[dict[str, Any]], Content],
-        seen: set[tuple[str, str, int, float]],
-    ) -> None:
-        record = self.record
-        kind = value.get("_type", "") if isinstance(value, dict) else type(value).__name__
-        mark = (kind, key, step, time)
-        if mark in seen:  # a courier that was started again may have written it before
-            return
-        seen.add(mark)
-        if kind == "image-file":
-            record.images.setdefault(key, []).append(ImagePoint(step, media(value), time))
-        elif kind == "table-file":
-            table = json.loads(media(value).read())
-            rows = tuple(tuple(unpack(cell) for cell in row) for row in table["data"])
-            record.tables.setdefault(key, []).append(TablePoint(step, tuple(table["columns"]), rows, time))
-        elif kind == "histogram":
-            counts, edges = (tuple(map(float, value[part])) for part in ("values", "bins"))
-            record.histograms.setdefault(key, []).append(HistogramPoint(step, counts, edges, time))
-        elif kind == "str":
-            record.texts.setdefault(key, []).append(TextPoint(step, value, time))
-        else:
-            record.metrics.setdefault(key, []).append(Point(step, float(value), time))
-
-
-def _fold(native: NativeRun) -> _Fold:
-    return _fold_server(native) if native.data.get("mode") == "online" else _fold_files(native)
-
-
-def _fold_files(native: NativeRun) -> _Fold:
-    """From the files of the offline mode: one folder each time that the run was opened."""
-    fold = _Fold()
-    paths = Path(native.data["dir"], "wandb").glob(f"*run-*-{native.id}*/run-{native.id}.wandb")
-    for path in sorted(paths, key=lambda path: path.parent.name):
-        folder = path.parent / "files"
-        for record in _Log(path).records():
-            _fold_record(fold, record, folder)
-    return fold
-
-
-def _fold_record(fold: _Fold, record: Any, folder: Path) -> None:
-    kind = record.WhichOneof("record_type")
-    if kind == "run":
-        fold.add_tags(record.run.tags)
-    if kind in ("run", "config"):
-        config = record.run.config if kind == "run" else record.config
-        fold.add_config(_nested(config.update))
-    elif kind == "history":
-        fold.add_row(_nested(record.history.item), lambda value: Content.of_file(inside(folder, value["path"])))
-    elif kind == "artifact":
-        metadata = json.loads(record.artifact.metadata or "{}")
-        fold.add_artifact(record.artifact.type, metadata, lambda: _local_files(record.artifact.manifest))
-
-
-def _nested(items: Iterable[Any]) -> dict[str, Any]:
-    """Values as they were logged: W&B takes the dict of an image, say, apart."""
-    values: dict[str, Any] = {}
-    for item in items:
-        *parents, last = item.nested_key or [item.key]
-        level = values
-        for parent in parents:
-            level = level.setdefault(parent, {})
-        level[last] = json.loads(item.value_json)
-    return values
-
-
-def _local_files(manifest: Any) -> dict[str, Content]:
-    entries = {entry.path: entry.local_path for entry in manifest.contents}
-    if manifest.manifest_file_path:  # a long one has a file of its own
-        with gzip.open(manifest.manifest_file_path, "rt", encoding="utf-8") as lines:
-            entries = {entry["path"]: entry["local_path"] for entry in map(json.loads, lines)}
-    return {path: Content.of_file(Path(local)) for path, local in entries.items()}
-
-
-def _revision(record: Any) -> int:
-    for item in record.config.update:
-        if item.key == _OURS:
-            return int(json.loads(item.value_json).get("revision", 0))
-    return 0
-
-
-def _fold_server(native: NativeRun) -> _Fold:
-    """From W&B's server, through its public API."""
-    with _unhooked():
-        import wandb
-
-    fold = _Fold()
-    run = wandb.Api().run(native.data["path"])
-    cache = Path(native.data["dir"], "wandb", "read-back")
-    fold.add_config(run.config)
-    fold.add_tags(run.tags)
-    for stored in run.scan_history():
-        # The server has no JSON number for what isn't finite.
-        row = {column: float(value) if value in _NOT_FINITE else value for column, value in stored.items()}
-        fold.add_row(row, lambda value: _downloaded(run, value["path"], cache))
-    for artifact in run.logged_artifacts():
-        root = cache / str(artifact.id)
-        fold.add_artifact(artifact.type, artifact.metadata, functools.partial(_downloaded_files, artifact, root))
-    return fold
-
-
-def _downloaded(run: Any, path: str, cache: Path) -> Content:
-    run.file(path).download(root=str(cache), replace=True)
-    return Content.of_file(inside(cache, path))
-
-
-def _downloaded_files(artifact: Any, root: Path) -> dict[str, Content]:
-    artifact.download(root=str(root))
-    return {path: Content.of_file(inside(root, path)) for path in artifact.manifest.entries}
