@@ -41,7 +41,7 @@ from runcast.delivery import (
     tracker_folder,
 )
 from runcast.errors import RuncastError, SessionLostError
-from runcast.events import Event, RunStatus, Writer
+from runcast.events import Event, Writer
 from runcast.journal import FILE_NAME, Damage, Entry, Journal
 from runcast.redact import MASK, masked, redact, secrets_in, secrets_of_environment
 from runcast.reporter import PROJECTIONS, NativeRun, Reporter, RunInfo, denied, transient

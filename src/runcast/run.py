@@ -460,7 +460,9 @@ class Run:
         behind = [row for row in rows if not row.done]
         for row in behind:
             detail = visible(row.detail or "")  # an SDK's words
-            logger.warning("%s: %s, %d of %d events delivered. %s", row.name, row.state, row.delivered, row.total, detail)
+            logger.warning(
+                "%s: %s, %d of %d events delivered. %s", row.name, row.state, row.delivered, row.total, detail
+            )
         if behind:
             logger.warning("deliver what is left with: runcast sync %s", self.dir)
         if strict and behind:

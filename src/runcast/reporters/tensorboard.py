@@ -30,7 +30,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runcast.trust import private
 from runcast.events import RunStatus
 from runcast.flatten import flatten, from_text, to_text, unflatten
 from runcast.media import link_or_copy, slug
@@ -47,6 +46,7 @@ from runcast.record import (
     merge,
 )
 from runcast.reporter import Availability, LocalArtifact, NativeRun, Reporter, Requirement, RunInfo, offline, setting
+from runcast.trust import private
 
 _OURS = "runcast/"
 _RUN, _CONFIG, _SUMMARY, _ARTIFACT = f"{_OURS}run", f"{_OURS}config", f"{_OURS}summary", f"{_OURS}artifact/"
