@@ -94,4 +94,4 @@ def check_links(run_dir: Path) -> None:
     for path, folders, _ in os.walk(run_dir):
         for entry in (Path(path, name) for name in folders):
             if entry.is_symlink() and not entry.resolve().is_relative_to(root):
-                raise RunFolderError(errno.ELOOP, "a link leads out of the run folder", str(entry))
+                raise RunFolderError(errno.ELOOP, "it is a link that leads out of the run folder", str(entry))

@@ -27,7 +27,7 @@ from runcast.errors import RunFolderError
 from runcast.record import inside
 from runcast.reporters._clearml_record import Stored
 from runcast.reporters._replace_file import replace_file
-from runcast.trust import own_folder, private
+from runcast.trust import own_folder, private, regular
 
 _NAME = re.compile(r"offline-[0-9a-f]{32}")
 _TASK = "task.json"
@@ -166,9 +166,9 @@ def cut_events(session: Session, size: int) -> None:
 
 def _mend_task(task: Path, saved: Path) -> None:
     try:
-        json.loads(task.read_bytes())
+        _json(task)
     except (ValueError, FileNotFoundError):
-        replace_file(task, saved.read_bytes())
+        replace_file(task, json.dumps(_json(saved)).encode())
 
 
 def _mend_events(path: Path) -> None:
@@ -190,9 +190,9 @@ def read_session(session: Session) -> Stored:
     """What a session has, whether it has ended or not."""
     folder = Path(session.folder)
     try:
-        task = json.loads((folder / _TASK).read_bytes())
+        task = _json(folder / _TASK)
     except (ValueError, FileNotFoundError):  # torn, just being written, or half removed
-        task = json.loads(Path(session.saved).read_bytes())
+        task = _json(Path(session.saved))
 
     def moved(address: str) -> Path:
         return inside(folder, os.path.relpath(address, task["offline_folder"]))
@@ -201,10 +201,15 @@ def read_session(session: Session) -> Stored:
     return Stored(task, events, moved, lambda event: inside(folder / "data", event["key"]))
 
 
+def _json(path: Path) -> dict[str, Any]:
+    with open(path, "rb", opener=regular) as file:
+        return dict(json.load(file))
+
+
 def _events_of(path: Path) -> Iterator[Mapping[str, Any]]:
     if not path.exists():
         return
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular) as file:
         for line in file:
             with contextlib.suppress(ValueError):  # torn by a kill, or by a full disk
                 if line.endswith(b"\n"):

@@ -224,7 +224,8 @@ def _read_session(session: Session) -> Stored:
         return _read_archive(Path(session.archive))
     live = Path(session.live)
     try:
-        return _read(Path(session.about).read_bytes(), lambda name: inside(live, name).open("rb"))
+        with open(session.about, "rb", opener=regular) as about:
+            return _read(about.read(), lambda name: open(inside(live, name), "rb", opener=regular))
     except FileNotFoundError:
         return _read_archive(Path(session.archive)) if session.ended else Stored()  # it ended meanwhile, or is gone
 

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -77,10 +78,9 @@ def asking(uri: str) -> Iterator[None]:
 
 def _let_answers_through() -> None:
     """Wraps the one function that all requests go through; outside of `asking` it does what it always did."""
-    from mlflow.utils import rest_utils
-    from requests import HTTPError
-
-    ask = getattr(rest_utils, "_get_http_response_with_retries", None)
+    rest_utils, requests = import_module("mlflow.utils.rest_utils"), import_module("requests")
+    name = "_get_http_response_with_retries"
+    ask = getattr(rest_utils, name, None)
     if ask is None or hasattr(ask, "__wrapped__"):
         return
     signature = inspect.signature(ask)
@@ -98,10 +98,10 @@ def _let_answers_through() -> None:
         response = ask(**call, **options)
         if response.status_code in (*call["retry_codes"], *_DENIED):
             said = f"{response.status_code} {response.reason}: {response.text[:500]}"
-            raise HTTPError(said, response=response)
+            raise requests.HTTPError(said, response=response)
         return response
 
-    rest_utils._get_http_response_with_retries = ask_once  # type: ignore[attr-defined]  # MLflow's own
+    setattr(rest_utils, name, ask_once)
 
 
 @contextmanager
