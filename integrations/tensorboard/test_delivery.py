@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -14,10 +15,10 @@ import numpy as np
 import pytest
 
 import runcast
-from runcast.delivery import load_state, save_state
-from runcast.errors import JournalError
+from runcast.delivery import load_state
+from runcast.reporter import NativeRun, RunInfo
 from runcast.reporters.tensorboard import TensorBoardReporter
-from runcast.sync import deliver, how_far
+from runcast.sync import deliver
 from runcast.testing.contract import PATIENCE, wait_until_through
 from runcast.testing.faults import Fault, inject, strikes
 from runcast.verify import verify
@@ -40,6 +41,11 @@ def assert_matches(run_dir: Path) -> None:
     """The reader finds what the journal has."""
     (result,) = verify(run_dir)
     assert result.matches, result
+
+
+def info(run_dir: Path, run_id: str = "id") -> RunInfo:
+    """A run in this folder."""
+    return RunInfo(run_id, "name", "project", None, run_dir, 0.0)
 
 
 def resumed(run_dir: Path, step: int | None, reporter: TensorBoardReporter | None = None) -> runcast.Run:
@@ -199,26 +205,29 @@ def test_clock_that_goes_back_does_not_mix_up_the_files(tmp_path: Path, monkeypa
 
 
 class TestHostileRunFolder:
-    """A run folder from a stranger makes nobody write elsewhere: there is an error that says why."""
+    """A run folder from a stranger makes the reporter write nowhere else: there is an error that says why."""
 
-    def refused(self, run_dir: Path) -> str:
-        """What the state says after an attempt to deliver."""
-        deliver(run_dir, [TensorBoardReporter()], PATIENCE)
-        (row,) = how_far(run_dir)
-        assert row.state == "failed", row
-        return row.detail
+    def refused(self, run: RunInfo, data: dict[str, object] | None = None, logdir: Path | None = None) -> str:
+        """Why the run is not begun, nor gone on with, nor begun anew."""
+        reporter = TensorBoardReporter(logdir=logdir and str(logdir))
+        native = None if data is None else NativeRun(run.run_id, None, data)
+        with pytest.raises(ValueError, match=".+") as error:
+            reporter.open(run, native)
+        if native is not None:
+            with pytest.raises(ValueError, match=re.escape(str(error.value))):
+                reporter.replace(run, native)
+        return str(error.value)
 
-    def test_recorded_folder_elsewhere_is_no_place_to_write(self, killed: Path, tmp_path: Path) -> None:
+    def test_recorded_folder_elsewhere_is_no_place_to_write(self, tmp_path: Path) -> None:
         """Event files go to the run folder, or to the log folder of the user's own settings."""
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
-        state = load_state(killed, "tensorboard")
-        hostile = {"dir": str(elsewhere / "x"), "logdir": str(elsewhere)}
-        native = type(state.native)(state.native.id, None, hostile)
-        state.native, state.offset, state.state = native, 0, "delivering"
-        save_state(killed, state)
-        assert "to go on there, say so: logdir=" in self.refused(killed)
+        said = self.refused(info(tmp_path), {"dir": str(elsewhere / "x"), "logdir": str(elsewhere)})
+        assert "to go on there, say so: logdir=" in said
         assert list(elsewhere.iterdir()) == []
+        TensorBoardReporter().replace(info(tmp_path), NativeRun("id", None, {"dir": str(elsewhere), "logdir": None}))
+        assert list(elsewhere.iterdir()) == []
+        assert files(tmp_path).status is None
 
     @pytest.mark.parametrize("linked", ["tensorboard", "tensorboard/artifacts"])
     def test_link_to_elsewhere_is_refused(self, linked: str, killed: Path, tmp_path: Path) -> None:
@@ -227,18 +236,15 @@ class TestHostileRunFolder:
         (killed / linked).rename(elsewhere)
         (killed / linked).symlink_to(elsewhere)
         before = sorted(elsewhere.rglob("*"))
-        (killed / "trackers" / "tensorboard.json").unlink()
-        assert "is a link" in self.refused(killed)
+        assert "is a link" in self.refused(info(killed), {"dir": str(killed / "tensorboard"), "logdir": None})
+        assert "is a link" in self.refused(info(killed))
         assert sorted(elsewhere.rglob("*")) == before
 
-    def test_run_id_is_no_path(self, killed: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("run_id", ["../victim", "..", ".", "", "a/b"])
+    def test_run_id_is_no_path(self, run_id: str, tmp_path: Path) -> None:
         """With a log folder, the run id is the name of a folder in it."""
-        journal = killed / "journal.jsonl"
-        journal.write_text(journal.read_text().replace(f'"run_id":"{killed.name}"', '"run_id":"../victim"'))
-        (killed / "trackers" / "tensorboard.json").unlink()
-        with pytest.raises(JournalError, match="no folder's name"):
-            deliver(killed, [TensorBoardReporter(logdir=str(tmp_path / "logs"))], PATIENCE)
-        assert not (tmp_path / "victim").exists()
+        assert "is no name for a folder" in self.refused(info(tmp_path, run_id), logdir=tmp_path / "logs")
+        assert not list(tmp_path.iterdir())
 
     def test_files_of_an_artifact_stay_in_its_folder(self, killed: Path) -> None:
         """A path that leads out is set aside, with everything else delivered."""

@@ -19,7 +19,7 @@ import pytest
 
 import runcast
 from runcast.delivery import load_state, save_state
-from runcast.reporter import NativeRun
+from runcast.reporter import NativeRun, RunInfo
 from runcast.reporters.wandb import WandbReporter
 from runcast.sync import deliver, how_far
 from runcast.testing.contract import PATIENCE, wait_until_through
@@ -276,9 +276,12 @@ class TestHostileRunFolder:
             (killed / linked).parent.mkdir(parents=True, exist_ok=True)
         (killed / linked).symlink_to(elsewhere)
         before = sorted(elsewhere.rglob("*"))
-        (killed / "trackers" / "wandb.json").unlink()
-        said = self.refused(killed)
-        assert "is a link" in said or "leads out of" in said
+        run = RunInfo(killed.name, "name", "project", None, killed, 0.0)
+        for begin in (WandbReporter().open, WandbReporter().replace):
+            with pytest.raises(ValueError, match="is a link|leads out of"):
+                begin(run, native_of(killed))
+        with pytest.raises(ValueError, match="is a link|leads out of"):
+            WandbReporter().open(run, None)
         assert sorted(elsewhere.rglob("*")) == before
 
     def test_run_of_somebody_else_is_not_gone_on_with(self, killed: Path) -> None:

@@ -399,7 +399,7 @@ class Courier:
         try:
             return call()
         except SessionLostError as error:
-            self._opened, self._ahead = False, None
+            self._opened, self._ahead, self._uncertain = False, None, self._can_settle
             raise _Retry(True, error) from error
         except RuncastError:
             raise

@@ -40,6 +40,8 @@ _LOOK = 2.0
 _LEAVE = 60.0
 """Seconds that an SDK has for its own end, once everything is delivered."""
 _AGAIN = 75
+_ONE_OF_MANY = -1
+_OF_NO_EVENT = ("open", "replace", "flush", "read", "close", "the end")
 _DUMP = signal.SIGUSR2
 
 
@@ -89,7 +91,7 @@ class _Supervisor:
         self._name = str(spec["name"])
         self._mark = _Mark()
         self._culprits: dict[int, str] = {}
-        self._careful = False
+        self._suspect: int | None = None  # the event, or one of those, that ended the courier before
         self._stopping = False
         self._wake, wake = os.pipe()
         os.set_blocking(self._wake, False)
@@ -117,7 +119,7 @@ class _Supervisor:
             self._mark.end()
             pid = os.fork()
             if pid == 0:
-                _be_the_courier(self._spec, self._mark, self._culprits, careful=self._careful, lock=lock)
+                _be_the_courier(self._spec, self._mark, self._culprits, careful=self._suspect is not None, lock=lock)
             code, hung = self._watched(pid)
             if code == 0 or self._stopping or self._complete():
                 return
@@ -182,9 +184,10 @@ class _Supervisor:
         if call is None:
             return f"the courier ended with {ended}"
         reason = f"the tracker's SDK ended the courier with {ended} in {call.name}"
-        if self._careful and call.offset >= 0:
-            self._culprits[call.offset] = reason
-        self._careful = True
+        if call.name not in _OF_NO_EVENT:
+            if call.offset >= 0 and self._suspect in (call.offset, _ONE_OF_MANY):
+                self._culprits[call.offset] = reason
+            self._suspect = call.offset
         return reason
 
     def _stall(self, reason: str, deaths: int) -> None:

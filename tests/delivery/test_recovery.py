@@ -181,6 +181,31 @@ def test_lost_session_is_opened_again(tmp_path):
     assert stored(run) == once()
 
 
+def test_lost_session_that_is_refused_anew_repeats_nothing_later(tmp_path):
+    """What was delivered before the session got lost is found by the courier that gets in again."""
+
+    class Refused(LinesReporter):
+        name = "lines"
+
+        def open(self, run, attach):
+            if attach is not None:
+                raise ValueError("not now")
+            return super().open(run, attach)
+
+        def log_text(self, key, text, step, time):
+            super().log_text(key, text, step, time)
+            super().flush()
+            raise SessionLostError("gone")
+
+    with runcast.start_run(Refused(), dir=tmp_path / "runs", finish_timeout=PATIENCE) as run:
+        for step in range(STEPS):
+            run.log({"loss": step / 7, "accuracy": step / 11}, step=step)
+        run.log_text("note", "hello", step=STEPS)
+    assert load_state(run.dir, "lines").state == "failed"
+    deliver(run.dir, [LinesReporter()], PATIENCE)
+    assert_whole(run)
+
+
 def test_resume_takes_back_what_came_after_the_checkpoint(tmp_path):
     """The tracker shows each step once: those before the checkpoint, and those of the second life."""
     run_dir = killed_at(tmp_path, 10)
