@@ -78,6 +78,7 @@ def courier_process(spec: dict[str, Any]) -> None:
     """The main function of a courier's process."""
     # Prompts find an empty input rather than our pipe, and training has the first call on the processor.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.umask(0o077)  # also what SDKs write is the user's alone
     stand_back()
     if spec["secrets"]:
         mask_output(spec["secrets"])
