@@ -388,7 +388,8 @@ class Courier:
             self._write("what the tracker already has can't be read, so that some of it may come twice")
             self._tell(error)
         else:
-            self._arrived = Arrived(record, self.journal, self.state.offset, self._superseded, BATCH)
+            known = self.state.offset if self._ahead is None else self._ahead[0]
+            self._arrived = Arrived(record, self.journal, known, self._superseded, BATCH)
         self._uncertain = False
 
     # -- errors ----------------------------------------------------------------------------------------------------
@@ -446,6 +447,8 @@ class Courier:
 
     def _set_aside(self, entry: Entry, error: BaseException) -> None:
         self._tell(error)
+        if any(item.offset == entry.start for item in self.state.set_aside):
+            return  # in a batch that came again
         self.state.refused += 1
         if len(self.state.set_aside) < KEPT_SET_ASIDE:
             kind = str(type(entry.event).__struct_config__.tag)

@@ -161,6 +161,30 @@ def test_equal_points_are_not_taken_for_repeats(tmp_path, monkeypatch):
     assert stored(run) == Counter({("loss", 1): 3})
 
 
+def test_equal_point_in_a_refused_batch_is_no_repeat(tmp_path, monkeypatch):
+    """A batch that is refused for one event is tried one by one; what equals a point delivered before is delivered too."""
+    monkeypatch.setattr("runcast.run.time.time", lambda: 1_700_000_000.0)
+
+    class Batched(LinesReporter):
+        name = "lines"
+
+        def log_metrics_batch(self, batch):
+            if any("bad" in event.values for event in batch):
+                raise ValueError("bad")
+            super().log_metrics_batch(batch)
+
+    run = runcast.start_run("console", dir=tmp_path / "runs", finish_timeout=PATIENCE)
+    run.log({"loss": 1.0}, step=1)
+    run.log_text("note", "in between", step=1)
+    run.log({"loss": 1.0}, step=1)
+    run.log({"bad": 1.0}, step=1)
+    run.log({"loss": 1.0}, step=1)
+    run.finish()
+    deliver(run.dir, [Batched()], PATIENCE)
+    assert stored(run) == Counter({("loss", 1): 3})
+    assert [item.type for item in load_state(run.dir, "lines").set_aside] == ["metrics"]
+
+
 def test_lost_session_is_opened_again(tmp_path):
     """A reporter that says its session is gone is opened again, and asked what it has."""
 
