@@ -17,8 +17,10 @@ lint: $(VENVS)/tox/.done  ## Style and types.
 format: $(VENVS)/tox/.done  ## Rewrite the code in the project's style.
 	$(VENVS)/tox/bin/tox run -e format
 
-bench: $(VENVS)/demo/.done  ## What one `run.log` costs the training thread.
-	$(VENVS)/demo/bin/python benchmarks/log_overhead.py
+bench: $(VENVS)/bench/.done  ## What logging and slow trackers cost training, and how fast trackers are delivered to.
+	$(VENVS)/bench/bin/python benchmarks/log_overhead.py
+	$(VENVS)/bench/bin/python benchmarks/slow_tracker.py
+	$(VENVS)/bench/bin/python benchmarks/delivery.py
 
 clean:  ## Remove environments, caches and demo output; never ./runs.
 	rm -rf $(VENVS) .tox build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -26,6 +28,11 @@ clean:  ## Remove environments, caches and demo output; never ./runs.
 $(VENVS)/demo/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENVS)/demo
 	$(VENVS)/demo/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]"
+	touch $@
+
+$(VENVS)/bench/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENVS)/bench
+	$(VENVS)/bench/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]" lightning
 	touch $@
 
 $(VENVS)/tox/.done: constraints.txt

@@ -10,17 +10,14 @@ or local. Run it where the extra `demo` is installed:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
+
+from children import give, measured, nothing_left
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "comet", "clearml")
 ROWS: list[tuple[str, tuple[str, ...]]] = [
@@ -106,35 +103,9 @@ def with_transformers(trackers: tuple[str, ...], steps: int) -> dict[str, object
     return {"took": took, "started": started, "complete": list(trackers)}
 
 
-def measured(kind: str, trackers: tuple[str, ...], steps: int) -> dict[str, object]:
+def measured_row(kind: str, trackers: tuple[str, ...], steps: int) -> dict[str, object]:
     """One row, measured in a process and folder of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {
-            **os.environ,
-            "WANDB_MODE": "offline",
-            "WANDB_SILENT": "true",
-            "COMET_START_ONLINE": "0",
-            "COMET_OFFLINE_DIRECTORY": str(Path(folder) / "comet"),
-            "CLEARML_OFFLINE_MODE": "1",
-            "CLEARML_CACHE_DIR": str(Path(folder) / "clearml"),
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-            "TENSORBOARD_LOGGING_DIR": str(Path(folder) / "tensorboard"),
-            "HF_HUB_OFFLINE": "1",
-            "DO_NOT_TRACK": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, __file__, "--child", kind, ",".join(trackers), "--steps", str(steps)]
-        result_file, errors = Path(folder) / "result.json", Path(folder) / "errors.txt"
-        with errors.open("w") as stderr, subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
-            start_new_session=True,
-        ) as process:  # fmt: skip
-            process.wait()
-            with contextlib.suppress(ProcessLookupError):  # SDKs leave processes behind
-                os.killpg(process.pid, signal.SIGKILL)
-        if not result_file.exists():
-            sys.exit(f"{kind} {trackers}: exit code {process.returncode}\n{errors.read_text()[-3000:]}")
-        result = json.loads(result_file.read_text())
+    result = measured(__file__, kind, ",".join(trackers), str(steps), OMP_NUM_THREADS="1")
     if sorted(result["complete"]) != sorted(trackers):
         sys.exit(f"{kind} {trackers}: only {result['complete']} got everything")
     took = sorted(result["took"])
@@ -159,16 +130,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", nargs=2, metavar=("KIND", "TRACKERS"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        kind, names = arguments.child
+        kind, names, steps = arguments.child
         functions = {"write(2)": with_write, "runcast": with_runcast, "transformers": with_transformers}
-        function = functions[kind]
-        Path("result.json").write_text(json.dumps(function(tuple(filter(None, names.split(","))), arguments.steps)))
-        # With all five SDKs in one process, the interpreter's end may wait for ever for their threads.
-        os._exit(0)
-    rows = [measured(kind, trackers, arguments.steps) for kind, trackers in ROWS]
+        give(functions[kind](tuple(filter(None, names.split(","))), int(steps)))
+    with nothing_left():
+        rows = [measured_row(kind, trackers, arguments.steps) for kind, trackers in ROWS]
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return
