@@ -102,13 +102,13 @@ try:
     run.wait_started()
 except runcast.TrackerStartError as error:
     print("it did not start:", error)
-listed = []
-for process in psutil.process_iter():
+def words(process):
     try:
-        listed += process.cmdline()
-    except psutil.Error:
-        pass
-couriers = [child for child in psutil.Process().children() if "runcast.supervisor" in " ".join(child.cmdline())]
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return ""
+listed = [words(process) for process in psutil.process_iter()]
+couriers = [child for child in psutil.Process().children() if "runcast.supervisor" in words(child)]
 assert couriers or os.environ["LEDGER"] == "refuse" or os.environ["DELIVERY"] == "thread"
 print("in the process list:", password in " ".join(listed))
 run.log({"loss": 1.0})
