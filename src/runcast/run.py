@@ -443,7 +443,10 @@ class Run:
             self.status = status
             return
         ended = self._end_journal(status, reason)
-        rows = self._wait() if ended else self.deliveries()
+        try:
+            rows = self._wait() if ended else self.deliveries()
+        except KeyboardInterrupt:  # before it began to wait
+            rows = self.deliveries()
         if self._hosts:
             from runcast.display import delivery_table, stderr, visible  # rich: not before somebody looks
 
