@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import functools
 import hashlib
 import netrc
 import os
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from runcast.errors import SessionLostError
-from runcast.events import RunStatus, pack
+from runcast.events import Metrics, RunStatus, pack
 from runcast.flatten import escape
 from runcast.media import slug
 from runcast.record import RunRecord, merge
@@ -44,6 +45,7 @@ from runcast.reporter import (
     setting,
 )
 from runcast.reporters._wandb_process import FLUSH_INTERVAL, FLUSH_SETTING, environment, imported, settings, unhooked
+from runcast.reporters._wandb_rows import together
 from runcast.reporters._wandb_store import (
     BLOCK,
     MARK,
@@ -283,8 +285,15 @@ class WandbReporter(Reporter):
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
+    def log_metrics_batch(self, batch: Sequence[Metrics]) -> None:
+        if self._guest:
+            super().log_metrics_batch(batch)
+            return
+        with self._in_session() as live, together(live):
+            super().log_metrics_batch(batch)
+
     def log_metrics(self, metrics: Mapping[str, float], step: int, time: float) -> None:
-        row = {escape(name, _COLUMN, MARK): value for name, value in metrics.items()}
+        row = {_column(name): value for name, value in metrics.items()}
         if self._joined is not None:
             self._show(row)
         self._row(row, step, time)
@@ -602,6 +611,11 @@ def _room_for(rows: int, table: Any) -> Iterator[None]:
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(10_000)
+def _column(name: str) -> str:
+    return escape(name, _COLUMN, MARK)
 
 
 def _display_name(run: RunInfo) -> str:
