@@ -143,24 +143,22 @@ class _Supervisor:
         Returns:
             Its exit code, or minus the signal; and the call that it was ended in because that didn't return.
         """
-        hung = None
         told = False
         while True:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
-                return os.waitstatus_to_exitcode(status), hung
+                return os.waitstatus_to_exitcode(status), None
             call = self._mark.call()
             if self._stopping and not told:
                 told = True
                 os.kill(pid, signal.SIGTERM)
                 self._sleep(5.0)
             elif self._stopping or (call is not None and time.monotonic() - call.since > call.limit):
-                hung = call
                 os.kill(pid, _DUMP)  # its stack, into the log
                 self._sleep(0.5)
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                return -signal.SIGKILL, hung
+                return -signal.SIGKILL, call
             else:
                 left = _LOOK if call is None else call.since + call.limit - time.monotonic()
                 self._sleep(min(max(left, 0.05), _LOOK))

@@ -95,3 +95,12 @@ def check_links(run_dir: Path) -> None:
         for entry in (Path(path, name) for name in folders):
             if entry.is_symlink() and not entry.resolve().is_relative_to(root):
                 raise RunFolderError(errno.ELOOP, "it is a link that leads out of the run folder", str(entry))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file of its owner's alone, in one piece, in the place of whatever is there."""
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    with open(temporary, "xb", opener=private) as file:
+        file.write(content)
+    temporary.replace(path)

@@ -26,8 +26,7 @@ import msgspec
 from runcast.errors import RunFolderError
 from runcast.record import inside
 from runcast.reporters._clearml_record import Stored
-from runcast.reporters._replace_file import replace_file
-from runcast.trust import own_folder, private, regular
+from runcast.trust import own_folder, private, regular, replace_file
 
 _NAME = re.compile(r"offline-[0-9a-f]{32}")
 _TASK = "task.json"

@@ -54,7 +54,7 @@ from runcast.reporter import (
 )
 from runcast.reporters._comet_archives import KEY, Place, Session, Written, read_sessions, sessions_of
 from runcast.reporters._comet_record import REMOVED, RESERVED, Asset, Stored, config_of, own_of, record_of
-from runcast.reporters._replace_file import replace_file
+from runcast.trust import replace_file
 
 _MAX_NAME = 100
 _MAX_VALUE = 1000
