@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 
 import pytest
 
 SHOW = """
 import os, pathlib
-def show(pid):
+def lowest(pid):
     group = pathlib.Path(f"/proc/{pid}/autogroup")
-    return (os.getpriority(os.PRIO_PROCESS, pid), os.sched_getscheduler(pid) == os.SCHED_BATCH,
-            (group.read_text().split() or ["19"])[-1] if group.exists() else "19")
-"""
-STAND_BACK = f"""{SHOW}
-from runcast.priority import stand_back
-stand_back()
-print(*show(os.getpid()))
+    shared = os.getsid(pid) == os.getsid(0) or not group.exists()
+    return (os.getpriority(os.PRIO_PROCESS, pid) == 19 and os.sched_getscheduler(pid) == os.SCHED_IDLE
+            and (shared or group.read_text().split()[-1:] in ([], ["19"])))
 """
 CHILDREN = f"""{SHOW}
 import subprocess, sys
@@ -25,11 +21,11 @@ from runcast.priority import children_stand_back, stand_back
 stand_back()
 wait = [sys.executable, "-c", "print(flush=True); input()"]
 pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-children = [subprocess.Popen(wait, start_new_session=own, **pipes) for own in (True, False)]
+children = [subprocess.Popen(wait, start_new_session=own, **pipes) for own in (True, False, True, True)]
 for child in children:
     child.stdout.readline()
 children_stand_back()
-print(*[word for child in children for word in show(child.pid)])
+print(*[lowest(child.pid) for child in children])
 for child in children:
     child.communicate(b"\\n")
 """
@@ -48,31 +44,22 @@ class Mine(runcast.Reporter):
 RUN = f"""{SHOW}
 import time
 import mine, psutil, runcast
-before = show(os.getpid())
 with runcast.start_run("mine") as run:
     run.wait_started(3600)
-    lowest = (19, True, "19")
-    while any(show(child.pid) != lowest for child in psutil.Process().children(recursive=True)):
+    while not all(lowest(child.pid) for child in psutil.Process().children(recursive=True)):
         time.sleep(0.05)  # the test's own time-out ends the wait
-    print("kept" if show(os.getpid()) == before else "lost")
-    for child in psutil.Process().children(recursive=True):
-        print(*show(child.pid))
+    theirs = psutil.Process().children(recursive=True)
+    session = os.getsid(theirs[0].pid) == os.getsid(0)
+    print(len(theirs), session, os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0) == os.SCHED_OTHER)
 """
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="another system's scheduler")
 
 
-def test_processes_stand_back_all_at_once():
-    """Many couriers that start together all end at the lowest priority, their sessions included."""
-    start = [sys.executable, "-c", STAND_BACK]
-    processes = [subprocess.Popen(start, stdout=subprocess.PIPE, text=True, start_new_session=True) for _ in range(8)]
-    assert [process.communicate()[0].split() for process in processes] == [["19", "True", "19"]] * 8
-
-
 def test_what_an_sdk_starts_in_a_session_of_its_own_stands_back(python):
     """Processes below a courier have its priority, also where they left its session."""
     result = python(CHILDREN)
-    assert result.stdout.split() == ["19", "True", "19"] * 2, result.stderr
+    assert result.stdout.split() == ["True"] * 4, result.stderr
 
 
 def test_couriers_stand_back_and_training_does_not(python, tmp_path):
@@ -80,7 +67,6 @@ def test_couriers_stand_back_and_training_does_not(python, tmp_path):
     (tmp_path / "mine.py").write_text(REPORTER)
     result = python(RUN)
     assert result.returncode == 0, result.stderr
-    ours, *theirs = result.stdout.splitlines()
-    assert ours == "kept"
-    assert len(theirs) >= 2
-    assert set(theirs) == {"19 True 19"}
+    count, same_session, niceness, ordinary = result.stdout.split()
+    assert int(count) >= 3  # supervisor, courier, and what the reporter started
+    assert (same_session, niceness, ordinary) == ("True", str(os.getpriority(os.PRIO_PROCESS, 0)), "True")

@@ -56,6 +56,9 @@ ARTIFACT_RATE = 1 << 20
 """Bytes a second that an artifact may take at least, on top of a call's own time."""
 _POLL = 0.1
 _POLL_IDLE = 1.0
+_REST = 10.0
+"""So many times as long as the last round took a courier rests while the run goes on: numbers that come fast are
+delivered in fewer, larger batches."""
 _BACKOFF = 0.5
 _BACKOFF_MAX = 30.0
 _LOCK_TRIES = 10
@@ -254,6 +257,7 @@ class Courier:
     # -- one round -------------------------------------------------------------------------------------------------
 
     def _deliver(self) -> float | None:
+        start, more = time.monotonic(), True
         if self._ahead is None:
             if self._uncertain:
                 self._settle()
@@ -263,13 +267,16 @@ class Courier:
             if not batch:
                 return self._at_the_end()
             self._deliver_batch(batch)
+            more = len(batch) == most
         if self._ahead is not None:
             self._flush_and_commit()
         if self.again:
             self.state.clean = True
             self._commit()
             return None
-        return 0.0
+        if more or self.state.status is not None:
+            return 0.0
+        return min(max(_POLL, _REST * (time.monotonic() - start)), _POLL_IDLE)
 
     def _deliver_batch(self, batch: list[Entry]) -> None:
         """Delivers, and notes what is delivered or set aside."""

@@ -8,11 +8,13 @@ is, in a thread. The reporter's options travel through the process's standard in
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
 import subprocess
 import sys
+import termios
 import threading
 import time
 from importlib import import_module
@@ -41,7 +43,7 @@ RESTARTS = 3
 # `runcast` itself may be importable only through the parent's sys.path, so that comes first.
 _BOOT = (
     "import json, sys; spec = json.loads(sys.stdin.buffer.readline()); sys.path[:] = spec['sys_path']; "
-    "from runcast.supervisor import courier_process; courier_process(spec)"
+    "from runcast.hosts import leave_terminal; leave_terminal(); from {module} import {function}; {function}(spec)"
 )
 
 
@@ -117,16 +119,30 @@ def made(make: str, arguments: dict[str, Any]) -> Reporter:
     return reporter
 
 
-def python_process(boot: str, spec: dict[str, Any], **options: Any) -> subprocess.Popen[bytes]:
-    """A Python process, in a session of its own, that gets `spec` as one line on its standard input."""
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", boot], stdin=subprocess.PIPE, start_new_session=True, **options
-    )
+def python_process(main: str, spec: dict[str, Any], **options: Any) -> subprocess.Popen[bytes]:
+    """A Python process that calls the function ``module:name``, with `spec` from its standard input.
+
+    It is out of the terminal's reach: Ctrl-C doesn't get there, nor does it get at the terminal. Its session stays
+    that of training: Linux may give every session its equal share of the processor, however low its priority within.
+    """
+    module, _, function = main.partition(":")
+    boot = _BOOT.format(module=module, function=function)
+    process = subprocess.Popen([sys.executable, "-P", "-c", boot], stdin=subprocess.PIPE, process_group=0, **options)
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
         stdin.write(json.dumps(spec).encode() + b"\n")
     process.stdin = None  # else `communicate` flushes the closed pipe
     return process
+
+
+def leave_terminal() -> None:
+    """Gives up this process's terminal, so that no SDK can ask somebody there."""
+    with contextlib.suppress(OSError):  # there is none
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+        try:
+            fcntl.ioctl(terminal, termios.TIOCNOTTY)
+        finally:
+            os.close(terminal)
 
 
 class ProcessHost:
@@ -142,7 +158,7 @@ class ProcessHost:
     def start(self) -> None:
         check_files(self._run_dir, self.name)
         with open(log_path(self._run_dir, self.name), "ab", opener=private) as log:
-            self._process = python_process(_BOOT, self._spec, stdout=log, stderr=log)
+            self._process = python_process("runcast.supervisor:courier_process", self._spec, stdout=log, stderr=log)
         self._starts += 1
 
     def poke(self) -> None:

@@ -1,8 +1,9 @@
 """Couriers stand back: training has the first call on the processor.
 
-Niceness alone does not do it. Linux may share the processor out among sessions before it looks at processes (autogroups,
-which most distributions switch on): there a courier, whose session is its own, would get as much as the whole training,
-and its niceness would count only within it. The session has a niceness of its own, in ``/proc/<pid>/autogroup``.
+On Linux they are idle-class work, which runs when a core has nothing else to do, and makes way at once for whatever
+wakes up there. That counts among the processes of one session, and so couriers stay in that of training: Linux may share
+the processor out among sessions before it looks at processes (autogroups, which most distributions switch on). What
+an SDK starts in a session of its own is lowered there, in ``/proc/<pid>/autogroup``.
 """
 
 from __future__ import annotations
@@ -21,15 +22,14 @@ _PAUSE = 0.1
 
 
 def stand_back() -> None:
-    """Gives this process, and those that it will start, the lowest priority of ordinary work; needs no privilege."""
+    """Gives this process, and those that it will start, the lowest priority; needs no privilege, there is no way back."""
     os.nice(LOWEST)
-    if hasattr(os, "SCHED_BATCH"):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # never preempts training when it wakes up
-    _lower_session(os.getpid())
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def children_stand_back() -> None:
-    """The same for what an SDK has started in sessions of their own; their niceness is inherited, their session's isn't."""
+    """Lowers the sessions that an SDK has started below this process; what counts within them is inherited."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(ProcessLookupError):
             if os.getsid(process.pid) != os.getsid(0):

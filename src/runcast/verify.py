@@ -93,16 +93,11 @@ def _readable(state: TrackerState) -> bool:
         return False
 
 
-_BOOT = (
-    "import json, sys; spec = json.loads(sys.stdin.buffer.readline()); sys.path[:] = spec['sys_path']; "
-    "from runcast.verify import verify_process; verify_process(spec)"
-)
-
-
 def _start(run_dir: Path, state: TrackerState) -> subprocess.Popen[bytes] | Exception:
     try:
         reporter = reporter_class(state.name)(**state.options)
-        return python_process(_BOOT, spec_of(reporter, run_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        spec = spec_of(reporter, run_dir)
+        return python_process("runcast.verify:verify_process", spec, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except Exception as error:  # an unknown name, options that no longer fit
         return error
 
