@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -174,3 +177,33 @@ def test_two_runs_side_by_side_keep_their_points(monkeypatch):
         run.finish()
     assert keeps[0].seen == [float(n) for n in range(50)]
     assert keeps[1].seen == [1000.0 + n for n in range(50)]
+
+
+def test_courier_has_no_terminal_to_ask_at(tmp_path):
+    """A process that training starts has training's session, but can neither open its terminal nor get its Ctrl-C."""
+    (tmp_path / "asks.py").write_text(
+        "import os\n"
+        "def ask(spec):\n"
+        "    try:\n"
+        "        print(f'opened {os.open(\"/dev/tty\", os.O_RDWR)}')\n"
+        "    except OSError as error:\n"
+        "        print(f'refused {os.getsid(0)} {os.getpgid(0) == os.getpid()}')\n"
+    )
+    training = (
+        "import fcntl, os, subprocess, sys, termios\n"
+        "os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.close(os.open('/dev/tty', os.O_RDWR))\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from runcast.hosts import python_process\n"
+        "process = python_process('asks:ask', {'sys_path': sys.path}, stdout=subprocess.PIPE)\n"
+        "print(os.getsid(0), process.communicate()[0].decode())\n"
+    )
+    ours, terminal = os.openpty()
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", training, str(tmp_path)], stdin=terminal, capture_output=True, text=True, check=True
+        )
+    finally:
+        os.close(ours)
+        os.close(terminal)
+    session, *said = result.stdout.split()
+    assert said == ["refused", session, "True"]
