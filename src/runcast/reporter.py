@@ -270,6 +270,17 @@ class Reporter:
         """What the tracker stored of the run, read back from the tracker itself."""
         raise TypeError(f"{type(self).__name__} has no reader")
 
+    def find_runs(self, source: str) -> Sequence[NativeRun]:
+        """The stored runs that `source` means, for `read`; also of runs that runcast didn't write. For ``runcast import``.
+
+        Args:
+            source: A path (of a file, a run's folder or a store of runs), or the tracker's own run id or URL.
+
+        Raises:
+            LookupError: There is none; the message says what was looked for, and what `source` may be.
+        """
+        raise LookupError(f"{type(self).__name__} can't look for runs")
+
     def is_transient(self, error: Exception) -> bool | float:
         """Whether to try again (True, or after so many seconds) or to set the event aside.
 

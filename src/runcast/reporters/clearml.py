@@ -66,6 +66,7 @@ from runcast.reporters._clearml_folders import (
     size_of_events,
 )
 from runcast.reporters._clearml_record import SINGLE_VALUE, SUMMARY, Stored, latest, record_of, title_and_series
+from runcast.reporters._versions import requirement
 
 _FRAMEWORKS = (
     "detect_repository",  # a scan of the source code
@@ -105,7 +106,7 @@ class ClearMLReporter(Reporter):
     """
 
     name: ClassVar[str] = "clearml"
-    requires: ClassVar[Requirement] = Requirement("clearml", "clearml", "1.16.5", "2.1.12", "clearml")
+    requires: ClassVar[Requirement] = requirement("clearml")
 
     def __init__(self, project_name: str | None = None, task_name: str | None = None) -> None:
         self._project_name = project_name

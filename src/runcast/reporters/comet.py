@@ -54,6 +54,7 @@ from runcast.reporter import (
 )
 from runcast.reporters._comet_archives import KEY, Place, Session, Written, read_sessions, sessions_of
 from runcast.reporters._comet_record import REMOVED, RESERVED, Asset, Stored, config_of, own_of, record_of
+from runcast.reporters._versions import requirement
 from runcast.trust import replace_file
 
 _MAX_NAME = 100
@@ -83,7 +84,7 @@ class CometReporter(Reporter):
     """
 
     name: ClassVar[str] = "comet"
-    requires: ClassVar[Requirement] = Requirement("comet_ml", "comet_ml", "3.47.6", "3.58.8", "comet")
+    requires: ClassVar[Requirement] = requirement("comet")
 
     def __init__(
         self, project_name: str | None = None, workspace: str | None = None, offline_directory: str | None = None

@@ -73,6 +73,7 @@ from runcast.reporters._mlflow_store import (
     trusted,
     where,
 )
+from runcast.reporters._versions import requirement
 
 _NATIVE: dict[RunStatus, str] = {
     "running": "RUNNING",
@@ -124,7 +125,7 @@ class MlflowReporter(Reporter):
     """
 
     name: ClassVar[str] = "mlflow"
-    requires: ClassVar[Requirement] = Requirement("mlflow", "mlflow", "2.18", "3.17.2", "mlflow")
+    requires: ClassVar[Requirement] = requirement("mlflow")
     idempotent: bool = True
 
     def __init__(self, tracking_uri: str | None = None, experiment_name: str | None = None) -> None:

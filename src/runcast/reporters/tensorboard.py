@@ -46,6 +46,7 @@ from runcast.record import (
     merge,
 )
 from runcast.reporter import Availability, LocalArtifact, NativeRun, Reporter, Requirement, RunInfo, offline, setting
+from runcast.reporters._versions import requirement
 from runcast.trust import private
 
 _OURS = "runcast/"
@@ -71,7 +72,7 @@ class TensorBoardReporter(Reporter):
     """
 
     name: ClassVar[str] = "tensorboard"
-    requires: ClassVar[Requirement] = Requirement("tensorboard", "tensorboard", "2.18", "2.21.0", "tensorboard")
+    requires: ClassVar[Requirement] = requirement("tensorboard")
 
     def __init__(self, logdir: str | None = None) -> None:
         self._logdir = logdir

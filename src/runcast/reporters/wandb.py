@@ -44,6 +44,7 @@ from runcast.reporter import (
     online,
     setting,
 )
+from runcast.reporters._versions import requirement
 from runcast.reporters._wandb_process import FLUSH_INTERVAL, FLUSH_SETTING, environment, imported, settings, unhooked
 from runcast.reporters._wandb_rows import together
 from runcast.reporters._wandb_store import (
@@ -91,7 +92,7 @@ class WandbReporter(Reporter):
     """
 
     name: ClassVar[str] = "wandb"
-    requires: ClassVar[Requirement] = Requirement("wandb", "wandb", "0.19.10", "0.31.0", "wandb")
+    requires: ClassVar[Requirement] = requirement("wandb")
 
     def __init__(self, project: str | None = None, entity: str | None = None, mode: str | None = None) -> None:
         if mode not in (None, "online", "offline"):
