@@ -42,11 +42,11 @@ def store(run_dir: Path, kind: str, key: str, step: int, data: bytes, suffix: st
     folder = own_folder(run_dir, "artifacts", kind)
     path = folder / f"{slug(key)}-{step}-{digest[:12]}{suffix}"
     if not (path.is_file() and path.stat().st_size == len(data)):
-        _write_whole(path, data)
+        write_whole(path, data)
     return StoredFile(str(path.relative_to(run_dir)), len(data), digest)
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Writes a private file that is there with all its bytes or not at all: a half one would be taken for whole later."""
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
     try:
@@ -68,18 +68,17 @@ def png(image: Any) -> bytes:
     """An image as PNG.
 
     Args:
-        image: A path, a PIL image, a matplotlib figure, PNG bytes, or an array (height, width[, 1, 3 or 4 channels]):
+        image: A path, a PIL image, a matplotlib figure, the bytes of an image file, or an array (height, width[, 1, 3 or 4 channels]):
             integers 0 to 255, or floats 0 to 1.
 
     Raises:
         TypeError: It is none of these.
         ValueError: The array or file holds no image.
     """
-    if isinstance(image, bytes) and image.startswith(_PNG):
-        return image
     if isinstance(image, str | os.PathLike):
-        data = Path(image).read_bytes()
-        return data if data.startswith(_PNG) else _encode(_pillow().open(io.BytesIO(data)))
+        image = Path(image).read_bytes()
+    if isinstance(image, bytes):
+        return image if image.startswith(_PNG) else _encode(_pillow().open(io.BytesIO(image)))
     if hasattr(image, "savefig"):
         return _figure(image)
     if hasattr(image, "save") and hasattr(image, "mode"):

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from runcast import __version__
-from runcast.cli import demo, ls, replay, show, sync, trackers, train, verify
+from runcast.cli import demo, import_, ls, replay, show, sync, trackers, train, verify
 from runcast.errors import RuncastError
 
 app = typer.Typer(
@@ -52,6 +52,7 @@ app.command("ls")(ls.ls)
 app.command("show")(show.show)
 app.command("sync")(sync.sync)
 app.command("replay")(replay.replay)
+app.command("import")(import_.import_)
 app.command("verify")(verify.verify)
 
 
