@@ -45,6 +45,7 @@ OWNER = "_runcast"  # in a row of a run that is not ours alone: the id of our ru
 OURS = "runcast"  # in the config, and in an artifact's metadata
 MARK = "~"  # escapes
 BLOCK = 32768  # bytes: of W&B's log files
+_GENERATED = ("job", "run_table", "code")  # kinds of artifacts that W&B makes by itself
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 _PATIENCE = 60.0
 
@@ -159,6 +160,20 @@ class Log:
         return bool(file.seek(0, os.SEEK_END) > end)
 
 
+def stored_runs(source: Path) -> dict[str, list[Path]]:
+    """The runs whose log files are at or below a path: W&B's id → the logs of its sessions, oldest first."""
+    logs = [source] if source.is_file() else sorted(source.rglob("run-*.wandb"), key=_begun)
+    found: dict[str, list[Path]] = {}
+    for log in logs:
+        if matched := re.fullmatch(r"run-(.+)\.wandb", log.name, re.DOTALL):
+            found.setdefault(matched[1], []).append(log)
+    return found
+
+
+def _begun(log: Path) -> str:
+    return log.parent.name.removeprefix("offline-")  # then its time comes first
+
+
 # -- what they amount to -----------------------------------------------------------------------------------------------
 
 
@@ -175,6 +190,8 @@ class Fold:
         run: The last session's description of the run, a message of W&B's protocol.
         steps: W&B's own step, one more than the last.
         rows: How many rows of the history are ours.
+        all_rows: Those, or in a run that runcast didn't write all there are, each with what reads its files.
+        summary: W&B's own, likewise `artifacts` and `exit_code`, of a run that runcast didn't write.
     """
 
     def __init__(self, joined: str | None = None) -> None:
@@ -184,13 +201,16 @@ class Fold:
         self.tags: list[str] = []
         self.run: Any = None
         self.steps = 0
+        self.summary: dict[str, Any] = {}
+        self.artifacts: dict[str, ArtifactRecord] = {}
+        self.exit_code: int | None = None
         self._joined = joined
         self._versions: dict[str, float] = {}
-        self._rows: list[tuple[dict[str, Any], Callable[[dict[str, Any]], Content]]] = []
+        self.all_rows: list[tuple[dict[str, Any], Callable[[dict[str, Any]], Content]]] = []
 
     @property
     def rows(self) -> int:
-        return len(self._rows)
+        return len(self.all_rows)
 
     def add_config(self, values: Mapping[str, Any]) -> None:
         self.config |= {key: value for key, value in values.items() if key != "_wandb"}
@@ -200,10 +220,14 @@ class Fold:
         """Adds a row of the history; `media` gives the content of what a value of it points to."""
         self.steps = max(self.steps, int(row.get("_step", -1)) + 1)
         if self._joined is None or row.get(OWNER) == self._joined:
-            self._rows.append((row, media))
+            self.all_rows.append((row, media))
 
-    def add_artifact(self, kind: str, metadata: Mapping[str, Any], files: Callable[[], dict[str, Content]]) -> None:
+    def add_artifact(
+        self, name: str, kind: str, metadata: Mapping[str, Any], files: Callable[[], dict[str, Content]]
+    ) -> None:
         own = metadata.get(OURS)
+        if own is None and self._joined is None and name and kind not in _GENERATED:
+            self.artifacts[name] = ArtifactRecord(name, kind, files(), None, dict(metadata))
         if own is None or own.get("run") != self._joined:  # W&B's own, for a table; or not ours
             return
         free = {unescape(key, MARK): unpack(value) for key, value in metadata.items() if key != OURS}
@@ -219,7 +243,7 @@ class Fold:
         record.config = self.settings()
         record.summary = {key: unpack(value) for key, value in own.get("summary", {}).items()}
         record.tags = tuple(sorted(tag for tag in own.get("tags", ()) if shortened(tag, 64) in self.tags))
-        for row, media in self._rows:
+        for row, media in self.all_rows:
             for column, value in row.items():
                 if column != STEP and not column.startswith("_") and STEP in row:
                     key = row.get(NAME) or unescape(column, MARK)
@@ -258,7 +282,8 @@ def fold_of(native: NativeRun) -> Fold:
     if native.data.get("mode") == "online":
         _add_from_server(fold, native)
     else:
-        for log in session_logs(folders_of(native), native.id):
+        logs = [Path(log) for log in native.data.get("logs", ())]
+        for log in logs or session_logs(folders_of(native), native.id):
             add_session(fold, log)
     return fold
 
@@ -288,9 +313,15 @@ def _add_record(fold: Fold, record: Any, folder: Path) -> None:
     elif kind == "history":
         row = nested(record.history.item)
         fold.add_row(row, lambda value: Content.of_file(inside(folder, value["path"])))
+    elif kind == "summary":
+        fold.summary |= nested(record.summary.update)
+    elif kind == "exit":
+        fold.exit_code = record.exit.exit_code
     elif kind == "artifact":
         metadata = json.loads(record.artifact.metadata or "{}")
-        fold.add_artifact(record.artifact.type, metadata, lambda: _local_files(record.artifact.manifest))
+        fold.add_artifact(
+            record.artifact.name, record.artifact.type, metadata, lambda: _local_files(record.artifact.manifest)
+        )
 
 
 def nested(items: Iterable[Any]) -> dict[str, Any]:
@@ -330,7 +361,9 @@ def _add_from_server(fold: Fold, native: NativeRun) -> None:
         fold.add_row(row, lambda value: _downloaded(run, value["path"], cache))
     for artifact in run.logged_artifacts():
         root = inside(cache, str(artifact.id))
-        fold.add_artifact(artifact.type, artifact.metadata, functools.partial(_downloaded_files, artifact, root))
+        fold.add_artifact(
+            artifact.name, artifact.type, artifact.metadata, functools.partial(_downloaded_files, artifact, root)
+        )
 
 
 @functools.cache

@@ -63,8 +63,10 @@ from runcast.reporters._wandb_store import (
     owner_of,
     session_logs,
     shortened,
+    stored_runs,
     wait_until_final,
 )
+from runcast.reporters._wandb_theirs import record_of
 
 # The one character that makes a name W&B's or ours: the first of `global_step`, a leading `_`.
 _COLUMN = r"\A_|\Ag(?=lobal_step\Z)"
@@ -461,7 +463,15 @@ class WandbReporter(Reporter):
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, native: NativeRun) -> RunRecord:
-        return fold_of(native).finished()
+        fold = fold_of(native)
+        return fold.finished() if fold.own else record_of(fold)
+
+    def find_runs(self, source: str) -> Sequence[NativeRun]:
+        """The runs whose ``run-*.wandb`` files are at or below a path."""
+        found = stored_runs(Path(source).absolute())
+        if not found:
+            raise LookupError(f"no run-*.wandb in {source!r}; expected such a file, a run's folder or a folder of runs")
+        return [NativeRun(id_, data={"logs": [str(log) for log in logs]}) for id_, logs in found.items()]
 
 
 # -- runs and their places ---------------------------------------------------------------------------------------------
