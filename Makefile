@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENVS := .venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test test-matrix lint format bench clean
 
 demo: $(VENVS)/demo/.done  ## Train a classifier and see the same run in five trackers.
 	HF_HUB_OFFLINE=1 $(VENVS)/demo/bin/runcast demo --output demo-output
 
 test: $(VENVS)/tox/.done  ## Run all tests, each tracker in an environment of its own.
 	$(VENVS)/tox/bin/tox run $(TOX_ARGS)
+
+test-matrix: $(VENVS)/tox/.done  ## The same, and with the oldest supported version of everything.
+	$(VENVS)/tox/bin/tox run -m matrix $(TOX_ARGS)
 
 lint: $(VENVS)/tox/.done  ## Style and types.
 	$(VENVS)/tox/bin/tox run -e lint,types

@@ -1,0 +1,100 @@
+"""The environments of trackers and of oldest versions, for tox.
+
+They are made of the one table that also feeds the extras and `Requirement`, and of the bounds in pyproject.toml:
+
+    <python>-<tracker>          its folder in integrations/, with the version that constraints.txt pins
+    <python>-<tracker>-oldest   the same, with the oldest version that is supported
+    <python>-train-oldest       the trainer with the oldest transformers and sentence-transformers
+
+None but the last has torch. ``tox run`` runs the newest versions, ``tox run -m matrix`` all, on one Python.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from tox.config.loader.memory import MemoryLoader
+from tox.config.set_env import SetEnv
+from tox.config.sets import ConfigSet
+from tox.config.types import Command, EnvList
+from tox.plugin import impl
+from tox.session.state import State
+
+ROOT = Path(__file__).parent
+VERSIONS = tomllib.loads((ROOT / "src" / "runcast" / "reporters" / "versions.toml").read_text())
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]["custom"]["extras"]
+PYTHONS = ("py311", "py312", "py313", "py314")
+# Images and histograms are tested, and need these two.
+MEDIA = ["numpy", "pillow"]
+OLDEST_TRAINER = ("transformers", "sentence-transformers", "datasets", "accelerate")
+
+
+def trackers() -> list[str]:
+    """Those that have a proof, by the names of their folders."""
+    return sorted({path.parent.name for path in ROOT.glob("integrations/*/test_*.py")})
+
+
+def _tracker(name: str, oldest: bool) -> dict[str, Any]:
+    row = VERSIONS.get(name, {})
+    pins = [f"{row['distribution']}=={row['oldest']}", *row.get("oldest_needs", [])] if oldest else []
+    faults = f"integrations/{name}/test_faults.py"  # they have an environment of their own
+    return {
+        "description": f"{name}, {'oldest' if oldest else 'newest'} version, against its real local or offline backend",
+        "extras": [name] if row else [],
+        "deps": [*MEDIA, *row.get("tests_need", []), *pins],
+        "commands": ["pytest", f"integrations/{name}", "--ignore", faults],
+    }
+
+
+def _oldest_trainer() -> dict[str, Any]:
+    bounds = [Requirement(line) for line in EXTRAS["train"]]
+    pins = [str(bound).replace(">=", "==") for bound in bounds if bound.name in OLDEST_TRAINER]
+    torch = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
+    return {
+        "description": "the few-shot trainer and the adapters, oldest versions",
+        "extras": ["train", "tensorboard", "wandb"],
+        "deps": [*pins, torch],
+        "commands": ["pytest", "tests/fewshot", "tests/frameworks", "tests/cli/train"],
+    }
+
+
+def _environments() -> dict[str, dict[str, Any]]:
+    found = {}
+    for python in PYTHONS:
+        for name in trackers():
+            found[f"{python}-{name}"] = _tracker(name, oldest=False)
+            if name in VERSIONS:
+                found[f"{python}-{name}-oldest"] = _tracker(name, oldest=True)
+        found[f"{python}-train-oldest"] = _oldest_trainer()
+    return found
+
+
+ENVIRONMENTS = _environments()
+
+
+@impl
+def tox_extend_envs() -> tuple[str, ...]:
+    """Their names."""
+    return tuple(ENVIRONMENTS)
+
+
+@impl
+def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
+    """What they are, and which of them run together."""
+    python = PYTHONS[0]
+    parts = ("core", *trackers(), "together", "train", "faults")
+    newest = ["lint", "types", *(f"{python}-{part}" for part in parts)]
+    oldest = [name for name in ENVIRONMENTS if name.startswith(python) and name.endswith("-oldest")]
+    core_conf.loaders.insert(0, MemoryLoader(env_list=EnvList(newest), labels={"matrix": EnvList([*newest, *oldest])}))
+    for name, values in ENVIRONMENTS.items():
+        state.conf.memory_seed_loaders[name].append(_loader(name, **values))
+
+
+def _loader(name: str, commands: list[str], **values: Any) -> MemoryLoader:
+    if name.endswith("-oldest"):  # constraints.txt pins the newest
+        free = "PIP_CONSTRAINT =\nPYTHONHASHSEED = 0\nHF_HUB_OFFLINE = 1\nDO_NOT_TRACK = 1\nOMP_NUM_THREADS = 2"
+        values["set_env"] = SetEnv(free, "set_env", name, ROOT)
+    return MemoryLoader(commands=[Command(commands)], **values)
