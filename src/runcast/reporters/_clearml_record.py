@@ -171,13 +171,14 @@ def _artifact(
     stored: Mapping[str, Any], about: Mapping[str, str], path: Path, names: Mapping[str, str]
 ) -> ArtifactRecord:
     name = names.get(stored["key"], stored["key"])
-    files = _in_zip(path) if stored["type"] == "archive" else {about["file"]: Content.of_file(path)}
+    files = files_in_zip(path) if stored["type"] == "archive" else {about["file"]: Content.of_file(path)}
     return ArtifactRecord(
         name, about["kind"], files, json.loads(about["step"]), events.unpack(json.loads(about["metadata"]))
     )
 
 
-def _in_zip(path: Path) -> dict[str, Content]:
+def files_in_zip(path: Path) -> dict[str, Content]:
+    """The files in a zip, by their path in it."""
     with zipfile.ZipFile(path) as archive:
         return {name: _member(path, archive, name) for name in archive.namelist() if not name.endswith("/")}
 

@@ -208,7 +208,7 @@ def _whole_lines(file: IO[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 def _run_in(archive: Path) -> str | None:
     """The id of the run that an archive says it is of."""
-    return _read_archive(archive).others.get("run_id") if _complete(archive) else None
+    return read_archive(archive).others.get("run_id") if _complete(archive) else None
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -221,16 +221,18 @@ def read_sessions(sessions: Collection[Session]) -> Stored:
 
 def _read_session(session: Session) -> Stored:
     if session.ended:
-        return _read_archive(Path(session.archive))
+        return read_archive(Path(session.archive))
     live = Path(session.live)
     try:
         with open(session.about, "rb", opener=regular) as about:
             return _read(about.read(), lambda name: open(inside(live, name), "rb", opener=regular))
     except FileNotFoundError:
-        return _read_archive(Path(session.archive)) if session.ended else Stored()  # it ended meanwhile, or is gone
+        return read_archive(Path(session.archive)) if session.ended else Stored()  # it ended meanwhile, or is gone
 
 
-def _read_archive(archive: Path) -> Stored:
+def read_archive(archive: Path) -> Stored:
+    """What an archive has."""
+
     def opened(name: str) -> IO[bytes]:
         with zipfile.ZipFile(archive) as found:
             return found.open(name)  # stays open when the archive is closed

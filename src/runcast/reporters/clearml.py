@@ -66,6 +66,8 @@ from runcast.reporters._clearml_folders import (
     size_of_events,
 )
 from runcast.reporters._clearml_record import SINGLE_VALUE, SUMMARY, Stored, latest, record_of, title_and_series
+from runcast.reporters._clearml_theirs import record_of as their_record
+from runcast.reporters._clearml_theirs import stored_sessions
 from runcast.reporters._versions import requirement
 
 _FRAMEWORKS = (
@@ -506,7 +508,38 @@ class ClearMLReporter(Reporter):
         joined = (native.data.get("joined") or {}).get("run")
         if native.data["online"]:
             return record_of([_from_server(native.id)], joined)
+        if "folders" in native.data:
+            return _found(native.data["folders"])
         return record_of([read_session(session) for session in sessions_of(native.data)], joined)
+
+    def find_runs(self, source: str) -> Sequence[NativeRun]:
+        """The tasks whose offline sessions, as folders, are at or below a path."""
+        folders = stored_sessions(Path(source).absolute())
+        if not folders:
+            raise LookupError(
+                f"no offline session of ClearML in {source!r}; expected the folder of one (unpack a zip that is alone) or a "
+                "folder of them"
+            )
+        runs: dict[str, list[str]] = {}
+        for folder in folders:  # the sessions of a run of ours are one run
+            task = read_session(Session(str(folder), ""))
+            runs.setdefault(task.properties().get("run_id", folder.name), []).append(str(folder))
+        return [NativeRun(run, data={"online": False, "folders": found}) for run, found in runs.items()]
+
+
+def _found(folders: Sequence[str]) -> RunRecord:
+    """The record of sessions that `find_runs` has found."""
+    sessions = {Path(folder): read_session(Session(folder, "")) for folder in folders}
+    first, stored = next(iter(sessions.items()))
+    if "run_id" in stored.properties():
+        return record_of([sessions[folder] for folder in sorted(sessions, key=lambda f: _begun(f, sessions[f]))])
+    return their_record(first, stored)
+
+
+def _begun(folder: Path, session: Stored) -> float:
+    """When a session began, or thereabouts: milliseconds."""
+    first = next(iter(session.events()), None)
+    return float(first["timestamp"]) if first else folder.stat().st_mtime * 1000
 
 
 def _sdk(module: str) -> Any:

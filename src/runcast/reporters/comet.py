@@ -52,8 +52,10 @@ from runcast.reporter import (
     online,
     setting,
 )
-from runcast.reporters._comet_archives import KEY, Place, Session, Written, read_sessions, sessions_of
-from runcast.reporters._comet_record import REMOVED, RESERVED, Asset, Stored, config_of, own_of, record_of
+from runcast.reporters._comet_archives import KEY, Place, Session, Written, read_archive, read_sessions, sessions_of
+from runcast.reporters._comet_record import REMOVED, RESERVED, Asset, Stored, config_of, own_of, record_of, together
+from runcast.reporters._comet_theirs import record_of as their_record
+from runcast.reporters._comet_theirs import stored_experiments
 from runcast.reporters._versions import requirement
 from runcast.trust import replace_file
 
@@ -507,9 +509,28 @@ class CometReporter(Reporter):
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, native: NativeRun) -> RunRecord:
+        if "archives" in native.data:
+            return _found(native.data["archives"])
         stored = _from_api(native.id) if native.data["online"] else read_sessions(sessions_of(native.data))
         joined = native.data.get("joined")
         return record_of(stored, joined["run"] if joined else None)
+
+    def find_runs(self, source: str) -> Sequence[NativeRun]:
+        """The experiments whose offline archives are at or below a path."""
+        found = stored_experiments(Path(source).absolute())
+        if not found:
+            raise LookupError(f"no archive of Comet's in {source!r}; expected such a .zip, or a folder of them")
+        return [
+            NativeRun(key, data={"online": False, "archives": [str(path) for path in archives]})
+            for key, archives in found.items()
+        ]
+
+
+def _found(archives: Sequence[str]) -> RunRecord:
+    """The record of archives that `find_runs` has found."""
+    paths = [Path(archive) for archive in archives]
+    stored = together([read_archive(path) for path in paths])
+    return record_of(stored) if "run_id" in stored.others else their_record(paths)
 
 
 def _sdk(module: str) -> Any:
