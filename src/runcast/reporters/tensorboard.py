@@ -509,7 +509,9 @@ def _sharpened(shown: float, exact: float | None) -> float:
 
 
 def _histogram_point(event: Any, tensor: Any) -> HistogramPoint:
-    numbers = tensor.double_val
+    from tensorboard.util import tensor_util
+
+    numbers = tensor_util.make_ndarray(tensor).astype(float).ravel().tolist()  # left, right, count of each bucket
     edges = (*numbers[0::3], *numbers[-2:-1])
     return HistogramPoint(event.step, tuple(numbers[2::3]), edges, event.wall_time)
 
