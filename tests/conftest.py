@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+
+from runcast.cli import main
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as the JSON that it must be, the whole of it."""
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line on standard error, without the program's name."""
+        (line,) = self.err.splitlines()
+        return line.removeprefix("runcast: ")
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +40,7 @@ def _own_runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in list(os.environ):
         if variable.startswith(("RUNCAST_", "WANDB_", "MLFLOW_", "COMET_", "CLEARML_", "TENSORBOARD_")):
             monkeypatch.delenv(variable)
+    monkeypatch.delenv("COLUMNS", raising=False)  # as wide as in a file
     monkeypatch.setenv("RUNCAST_DIR", str(tmp_path / "runs"))
 
 
@@ -43,5 +67,17 @@ def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             text=True,
             check=False,
         )
+
+    return call
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Calls the command line and captures what it prints."""
+
+    def call(*args: object) -> Result:
+        capsys.readouterr()
+        code = main([str(arg) for arg in args])
+        return Result(code, *capsys.readouterr())
 
     return call

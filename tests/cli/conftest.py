@@ -1,17 +1,15 @@
-"""The command line in this process, and a small tracker of another distribution that it finds by name."""
+"""A small tracker of another distribution, which the command line finds by name."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 import runcast
 from runcast import registry
-from runcast.cli import main
 
 SHELF = '''
 """A tracker that keeps a run as lines of JSON beside the run folders; files there take it down."""
@@ -67,25 +65,6 @@ class ShelfReporter(Reporter):
 '''
 
 
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Standard output as the JSON that it must be, the whole of it."""
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> str:
-        """The one line on standard error, without the program's name."""
-        (line,) = self.err.splitlines()
-        return line.removeprefix("runcast: ")
-
-
 @pytest.fixture(autouse=True)
 def shelf(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A distribution with the tracker `shelf` is installed."""
@@ -99,18 +78,6 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     registry._entry_points.cache_clear()
     yield
     registry._entry_points.cache_clear()
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Calls the command line and captures what it prints."""
-
-    def call(*args: object) -> Result:
-        capsys.readouterr()
-        code = main([str(arg) for arg in args])
-        return Result(code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture

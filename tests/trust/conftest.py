@@ -1,4 +1,4 @@
-"""The command line in this process, a small tracker of another distribution, and somebody's files that are to stay theirs."""
+"""A small tracker of another distribution, and somebody's files that are to stay theirs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from runcast import registry
-from runcast.cli import main
 
 LEDGER = '''
 """A tracker that keeps what it gets in ``ledger/`` in the run folder, as some do, and says what it is told to say."""
@@ -79,14 +77,6 @@ class LedgerReporter(Reporter):
 '''
 
 
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(autouse=True)
 def ledger(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A distribution with the tracker `ledger` is installed."""
@@ -100,18 +90,6 @@ def ledger(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     registry._entry_points.cache_clear()
     yield site
     registry._entry_points.cache_clear()
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Calls the command line and captures what it prints."""
-
-    def call(*args: object) -> Result:
-        capsys.readouterr()
-        code = main([str(arg) for arg in args])
-        return Result(code, *capsys.readouterr())
-
-    return call
 
 
 PNG = bytes.fromhex(

@@ -16,7 +16,8 @@ import runcast
 from runcast.errors import RuncastError
 from runcast.sync import how_far
 
-from .conftest import PNG, SECRET, Result, written_below
+from ..conftest import Result
+from .conftest import PNG, SECRET, written_below
 
 
 @pytest.fixture

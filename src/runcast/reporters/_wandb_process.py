@@ -14,7 +14,7 @@ from runcast.record import inside
 
 Environment: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
 
-FLUSH_INTERVAL = 0.05
+FLUSH_INTERVAL = 0.25
 FLUSH_SETTING = "x_transaction_log_flush_interval"
 
 

@@ -44,11 +44,11 @@ from runcast.reporter import (
     online,
     setting,
 )
+from runcast.reporters._record_log import BLOCK
 from runcast.reporters._versions import requirement
 from runcast.reporters._wandb_process import FLUSH_INTERVAL, FLUSH_SETTING, environment, imported, settings, unhooked
 from runcast.reporters._wandb_rows import together
 from runcast.reporters._wandb_store import (
-    BLOCK,
     MARK,
     NAME,
     OURS,
@@ -374,7 +374,7 @@ class WandbReporter(Reporter):
             if now > deadline:
                 raise SessionLostError(f"W&B has written {self._seen} of {self._sent} rows after {_FLUSH_TIMEOUT:g} s")
             look = now + 1.0 if now > look else look
-            clock.sleep(FLUSH_INTERVAL / 5)
+            clock.sleep(FLUSH_INTERVAL / 10)
 
     def close(self, status: RunStatus) -> None:
         self._put(status=status, finished=clock.time())
