@@ -23,8 +23,9 @@ wandb.log({"nan": float("nan"), "flag": True, "hist": wandb.Histogram([1.0, 2.0,
            "table": wandb.Table(columns=["a", "b"], data=[[1, "x"], [2, "y"]]), "page": wandb.Html("<b>hi</b>")}, step=9)
 wandb.run.summary["best"] = 0.25
 artifact = wandb.Artifact("weights", type="model", metadata={"epoch": 3})
-with artifact.new_file("deep/er.txt") as file:
+with open(sys.argv[1] + "/kept.txt", "w") as file:
     file.write("content")
+artifact.add_file(file.name, "deep/er.txt")
 wandb.log_artifact(artifact)
 wandb.config.update({"later": True})
 wandb.finish(exit_code=int(sys.argv[2]))

@@ -345,6 +345,8 @@ def test_wandb_sync_takes_what_we_say(stored: Stored) -> None:
     """The command that says where to look finds the run, in W&B's own dry run."""
     command = f"{shlex.quote(sys.executable)} -m {native_of(stored.dir).url} --dry-run"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    if "No such option" in done.stderr:
+        pytest.skip("this version's `wandb sync` has no dry run, and a real one needs a server")
     assert done.returncode == 0, done.stderr
     assert stored.log.name in done.stdout + done.stderr
 
