@@ -29,6 +29,9 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["
 PYTHONS = ("py311", "py312", "py313", "py314")
 # Images and histograms are tested, and need these two.
 MEDIA = ["numpy", "pillow"]
+# What the tests of a folder need beside its extra: Neptune's own client, which makes what is then imported.
+TESTS_NEED = {"neptune": ["neptune"]}
+OLDEST_NEEDS = {"neptune": ["numpy<2"]}
 OLDEST_TRAINER = ("transformers", "sentence-transformers", "datasets", "accelerate")
 
 
@@ -39,12 +42,15 @@ def trackers() -> list[str]:
 
 def _tracker(name: str, oldest: bool) -> dict[str, Any]:
     row = VERSIONS.get(name, {})
-    pins = [f"{row['distribution']}=={row['oldest']}", *row.get("oldest_needs", [])] if oldest else []
+    if row:
+        pins = [f"{row['distribution']}=={row['oldest']}", *row.get("oldest_needs", [])]
+    else:
+        pins = [line.replace(">=", "==") for line in EXTRAS.get(name, [])] + OLDEST_NEEDS.get(name, [])
     faults = f"integrations/{name}/test_faults.py"  # they have an environment of their own
     return {
         "description": f"{name}, {'oldest' if oldest else 'newest'} version, against its real local or offline backend",
-        "extras": [name] if row else [],
-        "deps": [*MEDIA, *row.get("tests_need", []), *pins],
+        "extras": [name] if row or name in EXTRAS else [],
+        "deps": [*MEDIA, *TESTS_NEED.get(name, []), *(pins if oldest else [])],
         "commands": ["pytest", f"integrations/{name}", "--ignore", faults],
     }
 
@@ -66,7 +72,7 @@ def _environments() -> dict[str, dict[str, Any]]:
     for python in PYTHONS:
         for name in trackers():
             found[f"{python}-{name}"] = _tracker(name, oldest=False)
-            if name in VERSIONS:
+            if name in VERSIONS or name in EXTRAS:
                 found[f"{python}-{name}-oldest"] = _tracker(name, oldest=True)
         found[f"{python}-train-oldest"] = _oldest_trainer()
     return found

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import tomllib
+from importlib import resources
+
 import runcast
 
+_VERSIONS = tomllib.loads(resources.files("runcast.reporters").joinpath("versions.toml").read_text())
 HEAVY = (
-    "torch",
-    "transformers",
-    "sentence_transformers",
-    "numpy",
-    "tensorboard",
-    "wandb",
-    "mlflow",
-    "comet_ml",
-    "clearml",
+    *("torch", "transformers", "sentence_transformers", "numpy", "pyarrow", "codecarbon", "pynvml"),
+    *(row["module"] for row in _VERSIONS.values()),
 )
 CHECK = f"""
 import sys

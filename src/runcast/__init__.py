@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         UnknownTrackerError,
     )
     from runcast.folder import read_run
+    from runcast.probe import Probe
     from runcast.record import Point, RunRecord
     from runcast.registry import available_reporters, register_reporter, resolve_report_to
     from runcast.reporter import Availability, NativeRun, Reporter, Requirement, RunInfo
@@ -37,6 +38,7 @@ _MODULE_OF = {
     "RuncastError": "errors",
     "TrackerStartError": "errors",
     "UnknownTrackerError": "errors",
+    "Probe": "probe",
     "Point": "record",
     "RunRecord": "record",
     "available_reporters": "registry",
@@ -61,6 +63,7 @@ __all__ = [
     "MissingDependencyError",
     "NativeRun",
     "Point",
+    "Probe",
     "Reporter",
     "Requirement",
     "Run",

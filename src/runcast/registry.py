@@ -14,6 +14,7 @@ from importlib import metadata
 from typing import Any, TypeAlias
 
 from runcast.errors import MissingDependencyError, UnknownTrackerError
+from runcast.probe import known_probes
 from runcast.reporter import Availability, Reporter
 
 GROUP = "runcast.reporters"
@@ -59,8 +60,13 @@ def check_reporter(cls: type[Reporter]) -> None:
             near = difflib.get_close_matches(name, contract, n=1)
             if near:
                 raise TypeError(f"{where} defines `{name}`, which nothing calls; did you mean `{near[0]}`?")
-    if not (cls.supports("log_metrics") or cls.supports("log_metrics_batch")):
+    if not (_takes_metrics(cls) or cls.supports("find_runs")):
         raise TypeError(f"{where} needs a method `log_metrics(self, metrics, step, time)`")
+
+
+def _takes_metrics(cls: type[Reporter]) -> bool:
+    """Whether runs can be reported to it; else it only has a reader, to import from."""
+    return cls.supports("log_metrics") or cls.supports("log_metrics_batch")
 
 
 @functools.cache
@@ -86,6 +92,8 @@ def reporter_class(name: str) -> type[Reporter]:
         known = known_reporters()
         near = difflib.get_close_matches(name.lower(), known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
+        if name in known_probes():
+            hint = f' That is a probe: probes=["{name}"].'
         raise UnknownTrackerError(f'no tracker is called {name!r}.{hint} Known: {", ".join(known)}, "all", "none".')
     cls = point.load()
     check_reporter(cls)
@@ -176,6 +184,7 @@ def wishes(report_to: ReportTo) -> list[_Wish]:
 def _reporters_of(wish: _Wish) -> list[Reporter]:
     if isinstance(wish, Reporter):
         check_reporter(type(wish))
+        _check_takes_metrics(type(wish))
         return [wish]
     if isinstance(wish, type):
         check_reporter(wish)
@@ -187,7 +196,13 @@ def _reporters_of(wish: _Wish) -> list[Reporter]:
     return [_made(reporter_class(wish), {})]
 
 
+def _check_takes_metrics(cls: type[Reporter]) -> None:
+    if not _takes_metrics(cls):
+        raise UnknownTrackerError(f"nothing can be reported to {cls.name!r}: {cls.availability().reason}")
+
+
 def _made(cls: type[Reporter], options: Mapping[str, Any]) -> Reporter:
+    _check_takes_metrics(cls)
     found = cls.availability()
     if not found.usable:
         raise MissingDependencyError(f"tracker {cls.name!r} can't be used: {found.reason}")

@@ -6,6 +6,7 @@ raises because of one; the couriers read the journal on their own.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import operator
 import os
@@ -24,6 +25,7 @@ from runcast.events import Event, RunStatus, plain, scalar
 from runcast.folder import create_folder, find_run, new_run_id, outline
 from runcast.hosts import MODES, Host, Mode, host_for
 from runcast.journal import FILE_NAME, Journal
+from runcast.probe import Measuring, Probes, default_probes, resolve_probes
 from runcast.process import ExitWatch, exit_status, status_of, this_writer, world_rank
 from runcast.redact import redact, redact_argument, redact_row, redact_text
 from runcast.registry import ReportTo, check_reporter, default_report_to, is_named, resolve_report_to, wishes
@@ -55,6 +57,7 @@ def start_run(
     delivery: Mode | None = None,
     finish_timeout: float = 300.0,
     strict: bool = False,
+    probes: Probes | None = None,
 ) -> Run:
     """Starts a run, or goes on with one, and reports it to the trackers. Returns at once: nothing waits for a tracker.
 
@@ -72,14 +75,16 @@ def start_run(
         delivery: Where couriers run: ``"process"`` (default), ``"thread"``, ``"inline"``; else ``$RUNCAST_DELIVERY``.
         finish_timeout: Seconds that `Run.finish` waits for couriers before it leaves them running.
         strict: True: `Run.finish` raises if anything was not delivered.
+        probes: What measures beside the training, ``"system"`` or ``"codecarbon"`` say: names, `Probe` classes or
+            instances, or a list of these. Default: ``$RUNCAST_PROBES``, else none.
 
     Returns:
         The run; also a context manager that finishes it. On ranks but the first, and with ``"none"``, a handle whose
         calls do nothing.
 
     Raises:
-        ValueError: `report_to` names an unknown tracker, or has ``"none"`` beside others.
-        MissingDependencyError: A tracker that was named is not installed.
+        ValueError: `report_to` names an unknown tracker, or has ``"none"`` beside others; `probes` an unknown probe.
+        MissingDependencyError: A tracker or probe that was named is not installed.
         RunFolderError: The run folder can't be written, doesn't exist (`resume`), or is being written by another process.
     """
     parent = Path(dir or os.environ.get("RUNCAST_DIR") or "runs")
@@ -89,6 +94,7 @@ def start_run(
         report_to = default_report_to() if resume is None else _trackers_of(find_run(resume, parent))
     mode = _mode(delivery)
     reporters = resolve_report_to(report_to)
+    measuring = resolve_probes(default_probes() if probes is None else probes)
     if wishes(report_to) in ([], ["none"]) or world_rank() != 0:
         return Run(None, new_run_id(), project, name, strict=strict)
     if resume is not None:
@@ -117,6 +123,7 @@ def start_run(
         run.add_reporter(reporter, named=is_named(report_to, reporter.name))
     _open_runs.append(run)
     _watch.watch()
+    run._measuring = Measuring(measuring, run._log_measured, run._summarize_measured)
     return run
 
 
@@ -149,6 +156,7 @@ class Run:
         self._hosts: dict[str, Host] = {}
         self._named: set[str] = set()
         self._inline: list[Host] = []
+        self._measuring: Measuring | None = None
         self._configure("process", 300.0, strict)
 
     def _configure(self, mode: Mode, finish_timeout: float, strict: bool) -> None:
@@ -478,6 +486,9 @@ class Run:
 
     def _end_journal(self, status: RunStatus, reason: str | None) -> bool:
         """Writes the last event, and says whether it could: all that must happen before the process may die."""
+        if self._measuring is not None:
+            with contextlib.suppress(KeyboardInterrupt):  # it ends the wait for them
+                self._measuring.end()
         ended = self._append(
             events.RunFinished(time=time.time(), status=status, reason=reason and redact_argument(reason))
         )
@@ -494,6 +505,18 @@ class Run:
         from runcast.waiting import wait_for
 
         return wait_for(list(self._hosts.values()), self.dir, self._finish_timeout) if self.dir is not None else []
+
+    # -- probes ----------------------------------------------------------------------------------------------------
+
+    def _log_measured(self, values: Mapping[str, float]) -> None:
+        """A probe's numbers, at the latest step, which they don't move."""
+        if self.status == "running":  # else the probe is late
+            numbers = {self._checked(key): float(value) for key, value in values.items()}
+            self._append(events.Metrics(time=time.time(), step=max(self._step, 0), values=numbers))
+
+    def _summarize_measured(self, values: Mapping[str, Any]) -> None:
+        if self.status == "running":
+            self.set_summary(values)
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 

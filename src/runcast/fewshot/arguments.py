@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import transformers
 
+from runcast.probe import asked_names, default_probes
 from runcast.registry import default_report_to
 from runcast.reporter import Reporter
 
 if TYPE_CHECKING:
+    from runcast.probe import Probes
     from runcast.registry import ReportTo
-else:
-    ReportTo = None | str | list[str]  # what `transformers.HfArgumentParser` can read from a command line
+else:  # what `transformers.HfArgumentParser` can read from a command line
+    ReportTo = None | str | list[str]
+    Probes = str | list[str]
 
 
 @dataclass
@@ -30,6 +33,7 @@ class TrainingArguments(transformers.TrainingArguments):
     Args:
         report_to: Where to report: ``"all"``, ``"none"``, names, a mapping of names to options, reporter classes or
             instances, or a list of these. By default ``$RUNCAST_REPORT_TO``, else ``"all"``.
+        probes: What measures beside the training, as in `runcast.start_run`. By default ``$RUNCAST_PROBES``, else none.
         sampling_strategy: ``oversampling`` repeats the rarer kind of pair (same label, different label), ``undersampling``
             leaves out pairs of the more frequent kind, ``unique`` takes each pair once.
         num_iterations: If set, this many pairs of each kind a text and epoch, instead of a strategy.
@@ -51,6 +55,7 @@ class TrainingArguments(transformers.TrainingArguments):
     report_to: ReportTo = field(  # type: ignore[assignment]  # more forms than the base class has, on purpose
         default_factory=default_report_to, metadata={"help": 'Where to report: "all", "none", or names.'}
     )
+    probes: Probes = field(default_factory=default_probes, metadata={"help": "What measures beside the training."})
 
     sampling_strategy: str = field(
         default="oversampling", metadata={"help": "How to draw pairs: oversampling, undersampling or unique."}
@@ -80,13 +85,16 @@ class TrainingArguments(transformers.TrainingArguments):
         self.report_to = report_to
 
     def to_dict(self) -> dict[str, Any]:
-        """The options as JSON values; reporters by name, since their own options may be secret."""
+        """The options as JSON values; reporters and probes by name, since reporters' own options may be secret."""
         options: dict[str, Any] = super().to_dict()  # type: ignore[no-untyped-call]  # as above
-        return {**options, "report_to": reporter_names(self.report_to)}
+        return {**options, **self._names()}
 
     def __getstate__(self) -> dict[str, Any]:
-        # A reporter may hold a secret, or something that can't be pickled; checkpoints get its name.
-        return {**self.__dict__, "report_to": reporter_names(self.report_to)}
+        # A reporter may hold a secret, or, like a probe, something that can't be pickled; checkpoints get its name.
+        return {**self.__dict__, **self._names()}
+
+    def _names(self) -> dict[str, Any]:
+        return {"report_to": reporter_names(self.report_to), "probes": asked_names(self.probes)}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingArguments:
         # Not through __getstate__: a copy keeps its reporters.

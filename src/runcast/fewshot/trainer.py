@@ -552,6 +552,7 @@ def _reporting_callback(args: TrainingArguments, train: Examples | None, **overr
     return ReportingCallback(
         **{
             "report_to": args.report_to,
+            "probes": args.probes,
             "project": None if project == "huggingface" else project,  # transformers' default
             "config": {"data": data} if data else None,
             **overrides,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from runcast.errors import missing_extra
+from runcast.probe import Probes, default_probes, probe_names, resolve_probes
 from runcast.registry import ReportTo, default_report_to, is_registered, reporter_class, resolve_report_to, wishes
 from runcast.reporter import Reporter
 from runcast.run import Run, current_run, start_run
@@ -64,10 +65,11 @@ class ReportingCallback(TrainerCallback, ExportableState):
         log_model: Whether to log the model as an artifact: ``"none"``, at the ``"end"`` of training, or each
             ``"checkpoint"`` that the trainer saves.
         start_timeout: Seconds to wait, before training, for the trackers that were asked for by name.
+        probes: What measures beside the training, as in `runcast.start_run`; a run that is joined keeps its own.
 
     Raises:
-        ValueError: `report_to` names an unknown tracker.
-        MissingDependencyError: A tracker that was named isn't installed.
+        ValueError: `report_to` names an unknown tracker, or `probes` an unknown probe.
+        MissingDependencyError: A tracker or probe that was named isn't installed.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class ReportingCallback(TrainerCallback, ExportableState):
         dir: str | os.PathLike[str] | None = None,  # noqa: A002 -- as in start_run
         log_model: LogModel = "none",
         start_timeout: float = 60.0,
+        probes: Probes | None = None,
     ) -> None:
         if log_model not in get_args(LogModel):
             raise ValueError(f"log_model is {log_model!r}; expected one of {', '.join(get_args(LogModel))}")
@@ -94,6 +97,7 @@ class ReportingCallback(TrainerCallback, ExportableState):
         self.dir = dir
         self.log_model = log_model
         self.start_timeout = start_timeout
+        self.probes = resolve_probes(default_probes() if probes is None else probes)
         self.run: Run | None = None
         self._came_with_all = False
         self._phase: Literal["before training", "training", "after training"] = "before training"
@@ -194,6 +198,7 @@ class ReportingCallback(TrainerCallback, ExportableState):
             dir=self.dir,
             resume=again,
             resume_step=state.global_step if checkpoint else None,
+            probes=self.probes,
         )
         _opened[self.run] = self
         return self.run
@@ -280,6 +285,7 @@ class ReportingCallback(TrainerCallback, ExportableState):
                 "dir": None if self.dir is None else os.fspath(self.dir),
                 "log_model": self.log_model,
                 "start_timeout": self.start_timeout,
+                "probes": probe_names(self.probes),
             },
             "attributes": {"checkpointed_run": None if run is None else {"id": run.id, "dir": str(run.dir)}},
         }

@@ -13,10 +13,8 @@ import hashlib
 import json
 import os
 import re
-import struct
 import tempfile
 import time as clock
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from runcast.record import (
     inside,
 )
 from runcast.reporter import NativeRun
+from runcast.reporters._record_log import RecordLog
 from runcast.reporters._wandb_process import imported
 
 STEP = "global_step"
@@ -44,7 +43,6 @@ NAME = "_name"  # in a row whose column had to be called otherwise
 OWNER = "_runcast"  # in a row of a run that is not ours alone: the id of our run
 OURS = "runcast"  # in the config, and in an artifact's metadata
 MARK = "~"  # escapes
-BLOCK = 32768  # bytes: of W&B's log files
 _GENERATED = ("job", "run_table", "code")  # kinds of artifacts that W&B makes by itself
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 _PATIENCE = 60.0
@@ -111,53 +109,13 @@ def wait_until_final(logs: Collection[Path]) -> None:
         clock.sleep(0.05)
 
 
-class Log:
-    """The file that W&B writes first, online or not: LevelDB's record log, but with plain CRC-32 checksums.
-
-    It may be read while W&B writes it: `records` gives what has become complete since the last call.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._position = 7  # behind the file's header
-        self._begun = b""
+class Log(RecordLog):
+    """The file that W&B writes first, online or not."""
 
     def records(self) -> Iterator[Any]:
         internal = imported("wandb.proto.wandb_internal_pb2")
-        for data in self._payloads():
+        for data in self.payloads():
             yield internal.Record.FromString(data)
-
-    def _payloads(self) -> Iterator[bytes]:
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            while True:
-                room = BLOCK - self._position % BLOCK
-                if room < 7:  # padding
-                    self._position += room
-                    continue
-                file.seek(self._position)
-                header = file.read(7)
-                if len(header) < 7:
-                    return
-                checksum, size, kind = struct.unpack("<IHB", header)
-                if checksum == size == kind == 0:
-                    if not self._block_is_over(file):
-                        return
-                    self._position += room
-                    continue
-                data = file.read(size)
-                if len(data) < size or zlib.crc32(data, zlib.crc32(bytes([kind]))) != checksum:
-                    return
-                self._position += 7 + size
-                self._begun = data if kind in (1, 2) else self._begun + data
-                if kind in (1, 4):  # whole, or the last piece
-                    yield self._begun
-
-    def _block_is_over(self, file: Any) -> bool:
-        """Whether zeros are padding, and not a part of the file that is still to be written."""
-        end = self._position - self._position % BLOCK + BLOCK
-        return bool(file.seek(0, os.SEEK_END) > end)
 
 
 def stored_runs(source: Path) -> dict[str, list[Path]]:
