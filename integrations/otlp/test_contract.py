@@ -1,0 +1,44 @@
+"""The contract, proven by what a collector got."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runcast.delivery import load_state
+from runcast.folder import read_run
+from runcast.record import RunRecord
+from runcast.reporter import NativeRun, Reporter
+from runcast.reporters.otlp import OtlpReporter
+from runcast.testing.contract import ReporterContract
+from runcast.verify import KINDS, Verification, compare
+
+from .backend import Collector
+
+_collector = Collector()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _listening() -> Iterator[None]:
+    with _collector, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", _collector.url)
+        yield
+
+
+class TestOtlp(ReporterContract):
+    """Every promise of the contract holds for what OTLP metrics have a place for."""
+
+    def make_reporter(self, folder: Path) -> OtlpReporter:
+        return OtlpReporter()
+
+    def read(self, reporter: Reporter, native: NativeRun) -> RunRecord:
+        """OTLP only sends, so the collector is asked."""
+        return _collector.record(native.id)
+
+    def read_back(self, run_dir: Path, reporter: Reporter) -> Verification:
+        state = load_state(run_dir, reporter.name)
+        assert state is not None and state.native is not None
+        kinds = [kind for kind, method in KINDS.items() if reporter.supports(method)]
+        return compare(reporter.name, read_run(run_dir), self.read(reporter, state.native), kinds)
