@@ -239,8 +239,8 @@ class Run:
         """Logs an image, as PNG.
 
         Args:
-            image: A path, a PIL image, a matplotlib figure, or an array (height, width[, channels]): integers 0 to 255
-                or floats 0 to 1.
+            image: A path, the bytes of an image file, a PIL image, a matplotlib figure, or an array (height, width[,
+                channels]): integers 0 to 255 or floats 0 to 1.
 
         Raises:
             TypeError: It is none of these.
