@@ -1,4 +1,4 @@
-"""Builds the extras of the distribution: those of pyproject.toml, one for each tracker, and ``all``."""
+"""Builds the extras of the distribution: those of pyproject.toml, one for each tracker, ``trackers`` and ``all``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ class ExtrasHook(MetadataHookInterface):
 
     def update(self, metadata: dict[str, Any]) -> None:
         table = tomllib.loads((Path(self.root) / VERSIONS).read_text())
-        trackers = {
-            name: [f"{row['distribution']}>={row['oldest']}", *row.get("brings", [])] for name, row in table.items()
-        }
+        trackers = {name: [_requirement(row), *row.get("brings", [])] for name, row in table.items()}
         # What can't be installed beside the others (alone = true) is in no extra but its own.
         together = ",".join(name for name, row in table.items() if not row.get("alone"))
         metadata["optional-dependencies"] = {
             **self.config["extras"],
             **trackers,
+            "trackers": [f"runcast[{together}]"],
             "all": [f"runcast[train,{together}]"],
         }
+
+
+def _requirement(row: dict[str, Any]) -> str:
+    line = f"{row['distribution']}>={row['oldest']}"
+    below = row.get("python_below")
+    return f"{line}; python_version < '{below}'" if below else line

@@ -47,11 +47,27 @@ def _tracker(name: str, oldest: bool) -> dict[str, Any]:
     else:
         pins = [line.replace(">=", "==") for line in EXTRAS.get(name, [])] + OLDEST_NEEDS.get(name, [])
     faults = f"integrations/{name}/test_faults.py"  # they have an environment of their own
+    kit = "{env_tmp_dir}/capabilities.json"
     return {
         "description": f"{name}, {'oldest' if oldest else 'newest'} version, against its real local or offline backend",
         "extras": [name] if row or name in EXTRAS else [],
-        "deps": [*MEDIA, *TESTS_NEED.get(name, []), *(pins if oldest else [])],
-        "commands": ["pytest", f"integrations/{name}", "--ignore", faults],
+        "deps": [*MEDIA, *row.get("tests_need", []), *TESTS_NEED.get(name, []), *(pins if oldest else [])],
+        "pinned": not oldest and not row.get("alone"),
+        # More processes than cores: much of it is waiting. The tests of a class share a run, and so a process.
+        "commands": [
+            [
+                "pytest",
+                "-n",
+                "3",
+                "--dist",
+                "loadscope",
+                "--capabilities",
+                kit,
+                f"integrations/{name}",
+                "--ignore",
+                faults,
+            ]
+        ],
     }
 
 
@@ -63,18 +79,49 @@ def _oldest_trainer() -> dict[str, Any]:
         "description": "the few-shot trainer and the adapters, oldest versions",
         "extras": ["train", "tensorboard", "wandb"],
         "deps": [*pins, torch],
-        "commands": ["pytest", "tests/fewshot", "tests/frameworks", "tests/cli/train"],
+        "pinned": False,
+        "commands": [["pytest", "tests/fewshot", "tests/frameworks", "tests/cli/train", "tests/probes"]],
     }
+
+
+def _faults() -> dict[str, Any]:
+    tests = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("integrations/*/test_faults.py"))
+    results = "{env_tmp_dir}/faults.xml"
+    return {
+        "description": "everything that can break, once, with every tracker; writes docs/faults.md",
+        "extras": ["trackers"],
+        "deps": MEDIA,
+        "commands": [
+            ["pytest", "-n", "3", "--dist", "worksteal", "--junitxml", results, "tests/delivery", *tests],
+            ["python", "integrations/fault_table.py", results],
+        ],
+    }
+
+
+def _capabilities() -> dict[str, Any]:
+    return {
+        "description": "puts together what the environments of the trackers have proven; writes docs/capabilities.md",
+        "commands": [["python", "integrations/capability_table.py", str(ROOT / ".tox")]],
+    }
+
+
+def _runs_on(python: str, name: str) -> bool:
+    below = VERSIONS.get(name, {}).get("python_below")
+    return below is None or int(python.removeprefix("py3")) < int(below.removeprefix("3."))
 
 
 def _environments() -> dict[str, dict[str, Any]]:
     found = {}
     for python in PYTHONS:
         for name in trackers():
+            if not _runs_on(python, name):
+                continue
             found[f"{python}-{name}"] = _tracker(name, oldest=False)
             if name in VERSIONS or name in EXTRAS:
                 found[f"{python}-{name}-oldest"] = _tracker(name, oldest=True)
         found[f"{python}-train-oldest"] = _oldest_trainer()
+        found[f"{python}-faults"] = _faults()
+        found[f"{python}-capabilities"] = _capabilities()
     return found
 
 
@@ -91,7 +138,7 @@ def tox_extend_envs() -> tuple[str, ...]:
 def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
     """What they are, and which of them run together."""
     python = PYTHONS[0]
-    parts = ("core", *trackers(), "together", "train", "faults")
+    parts = ("core", *trackers(), "capabilities", "together", "train", "faults")
     newest = ["lint", "types", *(f"{python}-{part}" for part in parts)]
     oldest = [name for name in ENVIRONMENTS if name.startswith(python) and name.endswith("-oldest")]
     core_conf.loaders.insert(0, MemoryLoader(env_list=EnvList(newest), labels={"matrix": EnvList([*newest, *oldest])}))
@@ -99,8 +146,13 @@ def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
         state.conf.memory_seed_loaders[name].append(_loader(name, **values))
 
 
-def _loader(name: str, commands: list[str], **values: Any) -> MemoryLoader:
-    if name.endswith("-oldest"):  # constraints.txt pins the newest
+def _loader(name: str, commands: list[list[str]], pinned: bool = True, **values: Any) -> MemoryLoader:
+    if not pinned:  # constraints.txt has the newest, and what can be installed together
         free = "PIP_CONSTRAINT =\nPYTHONHASHSEED = 0\nHF_HUB_OFFLINE = 1\nDO_NOT_TRACK = 1\nOMP_NUM_THREADS = 2"
         values["set_env"] = SetEnv(free, "set_env", name, ROOT)
-    return MemoryLoader(commands=[Command(commands)], **values)
+    return MemoryLoader(commands=[Command([_placed(name, part) for part in line]) for line in commands], **values)
+
+
+def _placed(name: str, text: str) -> str:
+    """The text with tox's place for an environment's temporary files, which a value from memory must name itself."""
+    return text.replace("{env_tmp_dir}", str(ROOT / ".tox" / name / "tmp"))

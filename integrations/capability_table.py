@@ -1,7 +1,8 @@
 """Puts the results of the kit together: ``python integrations/capability_table.py FOLDER``.
 
-FOLDER has the files that pytest's ``--capabilities`` wrote, in any depth. They become docs/capabilities.md, and the file that
-``runcast trackers --capabilities`` shows. A tracker that was not tested now keeps its row.
+FOLDER is tox's, where the environments of the trackers have what pytest's ``--capabilities`` wrote. That becomes
+docs/capabilities.md, and the file that ``runcast trackers --capabilities`` shows. A tracker that was not tested now keeps its
+row; oldest versions don't count.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ Each *yes* was proven by a test that reported to the tracker's real local or off
 def merged(folder: Path) -> Capabilities:
     """All results, by tracker."""
     found = read_capabilities(DATA) if DATA.exists() else {}
-    for path in sorted(folder.rglob("capabilities*.json")):
-        found |= read_capabilities(path)
+    for path in sorted(folder.glob("*/tmp/capabilities.json")):
+        if not path.parents[1].name.endswith("-oldest"):
+            found |= read_capabilities(path)
     return dict(sorted(found.items()))
 
 

@@ -8,15 +8,8 @@ from pathlib import Path
 
 from runcast.testing.fault_contract import TRACKER_FAULTS, TRAINING_FAULTS
 
-COLUMNS = {
-    "tensorboard": "TensorBoard",
-    "wandb": "W&B",
-    "mlflow": "MLflow",
-    "comet": "Comet",
-    "clearml": "ClearML",
-    "console": "console",
-    "yours": "yours, in a thread",
-}
+# What isn't a tracker comes last.
+TITLES = {"console": "console", "yours": "yours, in a thread"}
 TABLES = {
     "test_tracker_fails": ("What goes wrong in a tracker, its SDK or its courier", [f.name for f in TRACKER_FAULTS]),
     "test_training_fails": ("What happens to the training process", [f.name for f in TRAINING_FAULTS]),
@@ -54,11 +47,13 @@ def cells(results: Path) -> dict[tuple[str, str, str], str]:
 def page(found: dict[tuple[str, str, str], str]) -> str:
     """The page with both tables."""
     proven = sum(cell.startswith("✓") for cell in found.values())
+    reporters = sorted({reporter for *_, reporter in found}, key=lambda name: (name in TITLES, name))
+    titles = [TITLES.get(name, name) for name in reporters]
     lines = [HEAD]
     for test, (title, faults) in TABLES.items():
-        lines += [f"## {title}\n", f"| fault | {' | '.join(COLUMNS.values())} |", f"|---|{'---|' * len(COLUMNS)}"]
+        lines += [f"## {title}\n", f"| fault | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
         for fault in faults:
-            row = [found.get((test, fault, reporter), "not run") for reporter in COLUMNS]
+            row = [found.get((test, fault, reporter), "not run") for reporter in reporters]
             lines.append(f"| {fault} | {' | '.join(row)} |")
         lines.append("")
     missing = sum(cell == "✗" for cell in found.values())

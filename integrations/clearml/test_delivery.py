@@ -24,10 +24,11 @@ from runcast.reporters._clearml_folders import Place, Session
 from runcast.reporters.clearml import ClearMLReporter
 from runcast.sync import deliver, how_far
 from runcast.testing.contract import PATIENCE, wait_until_through
+from runcast.testing.couriers import native_of
 from runcast.testing.faults import Fault, inject, strikes
 from runcast.verify import verify
 
-from .backend import events, folders, native_of, points, task
+from .backend import events, folders, points, task
 
 STEPS = 30
 
@@ -212,7 +213,7 @@ def test_resume_from_a_checkpoint_shows_each_step_once(killed: Path) -> None:
             run.log({"loss": step * 2.0}, step=step)
     (stored,) = offline(killed)
     assert [stored] == folders(killed)
-    assert native_of(killed).id == stored.name == task(stored)["id"]
+    assert native_of(killed, "clearml").id == stored.name == task(stored)["id"]
     assert sorted(stored.parent.iterdir()) == [stored, stored.with_suffix(".zip")]
     assert steps_in(stored) == once(*range(13)) + Counter({("Summary", -(2**31)): 1})
     assert not [event for event in events(stored) if "image" in event["type"]]  # the text was at step 9
@@ -242,7 +243,7 @@ def test_resume_without_points_to_take_back_goes_on_beside_it(killed: Path) -> N
     assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == stored
     assert folders(killed)[0] == first
     assert steps_in(folders(killed)[1]) == once(10)
-    assert native_of(killed).id == first.name
+    assert native_of(killed, "clearml").id == first.name
     assert_matches(killed)
 
 
@@ -322,7 +323,7 @@ class TestJoinedTask:
         run_dir, _, theirs = script
         before = {path: path.read_bytes() for path in theirs.rglob("*") if path.is_file()}
         run = RunInfo(run_dir.name, "ours", "ours", None, run_dir, 0.0)
-        assert ClearMLReporter().replace(run, native_of(run_dir)) is None
+        assert ClearMLReporter().replace(run, native_of(run_dir, "clearml")) is None
         assert {path: path.read_bytes() for path in theirs.rglob("*") if path.is_file()} == before
 
     def test_description_of_the_user_stays(self, script: tuple[Path, Path, Path]) -> None:

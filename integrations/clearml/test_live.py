@@ -20,22 +20,19 @@ from runcast.media import png
 from runcast.reporters._clearml_record import name_of, title_and_series
 from runcast.reporters.clearml import ClearMLReporter
 from runcast.sync import replay, sync
-from runcast.verify import compare, verify
-
-from .backend import (
+from runcast.testing.couriers import (
     PATIENCE,
     courier_of,
     deliver_again,
-    events,
-    folders,
     kill_courier,
     native_of,
-    points,
     python,
     read,
-    task,
     wait_delivered,
 )
+from runcast.verify import compare, verify
+
+from .backend import events, folders, points, task
 
 LONG = "long/" + "漢" * 200
 ODD = (
@@ -115,7 +112,7 @@ def test_reads_back_as_the_journal_has_it(run_dir: Path) -> None:
     (result,) = verify(run_dir)
     assert result.error is None
     assert result.differences == []
-    found = read(run_dir)
+    found = read(run_dir, "clearml")
     assert (found.name, found.project, found.group, found.status) == ("n", "p/sub", "g", "failed")
     assert found.run_id == run_dir.name
     assert found.config["nested"] == {"gone": {}, "kept": None}
@@ -147,7 +144,7 @@ for line in (folder / "metrics.jsonl").read_text().splitlines():
     assert events.AddBatchRequest(requests=json.loads(line)).requests
 """,
         str(folder),
-        native_of(run_dir).id,
+        native_of(run_dir, "clearml").id,
     )
     with zipfile.ZipFile(folder.with_suffix(".zip")) as archive:
         assert json.loads(archive.read("task.json"))["hyperparams"]["properties"]["status"]["value"] == "failed"
@@ -218,11 +215,11 @@ def test_nothing_comes_twice(tmp_path: Path) -> None:
         run.set_summary({"best": 1, "word": "x"})
     (first,) = folders(run.dir)
     before = (first / "metrics.jsonl").read_bytes()
-    deliver_again(run.dir)
+    deliver_again(run.dir, "clearml")
     first, second = folders(run.dir)
     assert (first / "metrics.jsonl").read_bytes() == before
     assert events(second) == []
-    assert compare("clearml", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert compare("clearml", runcast.read_run(run.dir), read(run.dir, "clearml")).differences == []
 
     state_path(run.dir, "clearml").unlink()
     (row,) = replay(run.dir, "clearml", timeout=PATIENCE)
@@ -230,7 +227,7 @@ def test_nothing_comes_twice(tmp_path: Path) -> None:
     (third,) = folders(run.dir)
     assert sorted(third.parent.iterdir()) == [third, third.with_suffix(".zip")]
     assert len(points(third)) == 11
-    assert compare("clearml", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert compare("clearml", runcast.read_run(run.dir), read(run.dir, "clearml")).differences == []
 
 
 def test_killed_courier_loses_nothing(tmp_path: Path) -> None:
@@ -239,14 +236,14 @@ def test_killed_courier_loses_nothing(tmp_path: Path) -> None:
     for step in range(50):
         run.log({"loss": step / 7}, step=step)
     run.log_text("note", "hello", step=2)
-    wait_delivered(run.dir)
-    kill_courier(run.dir)
+    wait_delivered(run.dir, "clearml")
+    kill_courier(run.dir, "clearml")
     (folder,) = folders(run.dir)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('[{"type": "training_stats_sc')
     whole = (folder / "task.json").read_text()
     (folder / "task.json").write_text(whole[: len(whole) // 2])
-    left = read(run.dir)
+    left = read(run.dir, "clearml")
     assert left.status == "running"
     assert [point.value for point in left.metrics["loss"]] == [step / 7 for step in range(50)]
     assert left.texts["note"][0].text == "hello"
@@ -256,11 +253,11 @@ def test_killed_courier_loses_nothing(tmp_path: Path) -> None:
         run.log({"loss": step / 7}, step=step)
     run.update_config({"b": 3})
     run.finish()
-    assert compare("clearml", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert compare("clearml", runcast.read_run(run.dir), read(run.dir, "clearml")).differences == []
     first, second = folders(run.dir)
     assert first == folder
     assert len(events(first)) == 51  # and no torn line, at which ClearML's import would send the one before again
-    assert task(first)["id"] == native_of(run.dir).id
+    assert task(first)["id"] == native_of(run.dir, "clearml").id
     assert task(second)["hyperparams"]["properties"]["status"]["value"] == "completed"
 
 
@@ -268,16 +265,16 @@ def test_terminated_courier_ends_in_order(tmp_path: Path) -> None:
     """SIGTERM still reaches the courier, not ClearML's handler; the run is gone on with later."""
     run = runcast.start_run("clearml", dir=tmp_path)
     run.log({"loss": 1.0}, step=0)
-    wait_delivered(run.dir)
-    process = courier_of(run.dir)
+    wait_delivered(run.dir, "clearml")
+    process = courier_of(run.dir, "clearml")
     process.send_signal(signal.SIGTERM)
     process.wait(PATIENCE)
-    left = read(run.dir)
+    left = read(run.dir, "clearml")
     assert (left.status, len(left.metrics["loss"])) == ("running", 1)
     run.log({"loss": 2.0}, step=1)
     run.finish()
     sync(run.dir, timeout=PATIENCE)
-    assert compare("clearml", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert compare("clearml", runcast.read_run(run.dir), read(run.dir, "clearml")).differences == []
     assert sorted(points(*folders(run.dir))) == [("loss", "value", 0, 1.0), ("loss", "value", 1, 2.0)]
 
 
@@ -292,8 +289,8 @@ def test_refused_event_is_set_aside_and_told(tmp_path: Path) -> None:
     (row,) = replay(copy, "clearml", timeout=PATIENCE)
     assert (row.state, row.refused) == ("complete", 1)
     assert "artifact" in row.detail
-    assert read(copy).metrics["loss"][0].value == 1.0
-    assert read(copy).artifacts == {}
+    assert read(copy, "clearml").metrics["loss"][0].value == 1.0
+    assert read(copy, "clearml").artifacts == {}
 
 
 def test_environment_keeps_its_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +303,7 @@ def test_environment_keeps_its_meaning(tmp_path: Path, monkeypatch: pytest.Monke
     (folder,) = folders(run.dir)
     assert folder.parent == tmp_path / "cache" / "offline"
     assert (task(folder)["project_name"], task(folder)["name"]) == ("from-environment", "option")
-    assert (read(run.dir).project, read(run.dir).name) == ("p", run.name)
+    assert (read(run.dir, "clearml").project, read(run.dir, "clearml").name) == ("p", run.name)
 
 
 @pytest.mark.parametrize(
@@ -429,4 +426,4 @@ def test_example_runs(tmp_path: Path) -> None:
     assert "clearml: 104 of 104 events. Look at them with: " in done.stdout
     assert "import_offline_session" in done.stdout
     (run_dir,) = tmp_path.iterdir()
-    assert len(read(run_dir).metrics["train/loss"]) == 100
+    assert len(read(run_dir, "clearml").metrics["train/loss"]) == 100

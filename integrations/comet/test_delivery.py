@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import stat
@@ -23,10 +22,11 @@ from runcast.reporters._comet_archives import Place, Session
 from runcast.reporters.comet import CometReporter
 from runcast.sync import deliver, how_far
 from runcast.testing.contract import PATIENCE, wait_until_through
+from runcast.testing.couriers import native_of
 from runcast.testing.faults import Fault, inject, strikes
 from runcast.verify import verify
 
-from .backend import archives, assets, experiment, messages, native_of, points
+from .backend import archives, assets, experiment, messages, points
 
 STEPS = 30
 
@@ -145,7 +145,7 @@ def test_every_point_is_in_the_archives_once(faults: tuple[Fault, ...], tmp_path
     kinds = Counter(about["runcast"] for about in assets(*stored))
     assert kinds == {"whole": 1, "text": 3, "image": 3, "histogram": 3, "table": 3, "file": 3, "artifact": 1}
     assert others(*stored)["status"] == "completed"
-    assert {experiment(path)["offline_id"] for path in stored} == {native_of(run.dir).id}
+    assert {experiment(path)["offline_id"] for path in stored} == {native_of(run.dir, "comet").id}
     assert not any(experiment(path)["customer_error_reported"] for path in stored)
     assert_matches(run.dir)
 
@@ -205,12 +205,12 @@ def test_artifact_that_was_refused_half_way_is_whole_and_there_once(tmp_path: Pa
 def test_resume_from_a_checkpoint_shows_each_step_once(killed: Path) -> None:
     """The archive with the points behind the checkpoint is gone; under the same key there is one without them."""
     (before,) = (killed / "comet").glob("*.zip")
-    key = native_of(killed).id
+    key = native_of(killed, "comet").id
     assert others(before)["status"] == "crashed"
     with resumed(killed, 5) as run:
         for step in range(6, 13):
             run.log({"loss": step * 2.0}, step=step)
-    assert native_of(killed).id == key
+    assert native_of(killed, "comet").id == key
     (stored,) = (killed / "comet").glob("*.zip")
     assert [stored] == archives(killed)
     assert steps_in(stored) == once(*range(13))
@@ -321,7 +321,7 @@ class TestJoinedExperiment:
         run_dir, _, archive = script
         before = archive.read_bytes()
         run = RunInfo(run_dir.name, "ours", "ours", None, run_dir, 0.0)
-        assert CometReporter().replace(run, native_of(run_dir)) is None
+        assert CometReporter().replace(run, native_of(run_dir, "comet")) is None
         assert archive.read_bytes() == before
 
     def test_description_of_the_user_stays(self, script: tuple[Path, Path, Path]) -> None:
@@ -386,7 +386,7 @@ class TestJoinedExperiment:
         done = run_script(code, tmp_path / "runs", tmp_path / "archives")
         assert done.returncode == -signal.SIGKILL, done.stderr
         (run_dir,) = (tmp_path / "runs").iterdir()
-        session = native_of(run_dir).data["sessions"][0]
+        session = native_of(run_dir, "comet").data["sessions"][0]
         left = sorted(Path(session["live"]).iterdir())
         with pytest.raises(ConnectionError):  # as long as it is alive
             Place.of(run_dir, "").completed(Session(**{**session, "process": this_writer()}), run_dir.name)

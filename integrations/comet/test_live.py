@@ -14,23 +14,19 @@ import runcast
 from runcast.delivery import state_path
 from runcast.reporters.comet import CometReporter, experiment_key
 from runcast.sync import replay, sync
-from runcast.verify import compare, verify
-
-from .backend import (
+from runcast.testing.couriers import (
     PATIENCE,
-    archives,
-    assets,
     courier_of,
     deliver_again,
-    experiment,
     kill_courier,
-    messages,
     native_of,
-    points,
     python,
     read,
     wait_delivered,
 )
+from runcast.verify import compare, verify
+
+from .backend import archives, assets, experiment, messages, points
 
 LONG = "long/" + "k" * 200
 CONFIG = {
@@ -87,7 +83,7 @@ def test_reads_back_as_the_journal_has_it(run_dir: Path) -> None:
     (result,) = verify(run_dir)
     assert result.error is None
     assert result.differences == []
-    found = read(run_dir)
+    found = read(run_dir, "comet")
     assert (found.name, found.project, found.group, found.status) == ("n", "p", "g", "failed")
     assert found.run_id == run_dir.name
     assert found.config["nested"] == {"gone": {}, "kept": None}
@@ -169,11 +165,11 @@ def test_nothing_comes_twice(tmp_path: Path) -> None:
         run.log_histogram("weights", [1.0, 2.0, 2.5], step=2)
         run.log_artifact(Path(__file__), name="models/this", kind="model")
     before = archives(run.dir)[0].read_bytes()
-    deliver_again(run.dir)
+    deliver_again(run.dir, "comet")
     first, second = archives(run.dir)
     assert first.read_bytes() == before
     assert (points(second), assets(second)) == ([], [])
-    assert compare("comet", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert compare("comet", runcast.read_run(run.dir), read(run.dir, "comet")).differences == []
 
     state_path(run.dir, "comet").unlink()
     (row,) = replay(run.dir, "comet", timeout=PATIENCE)
@@ -181,7 +177,7 @@ def test_nothing_comes_twice(tmp_path: Path) -> None:
     (third,) = archives(run.dir)
     assert list(third.parent.glob("*.zip")) == [third]
     assert len(points(third)) == 10
-    assert compare("comet", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert compare("comet", runcast.read_run(run.dir), read(run.dir, "comet")).differences == []
 
 
 def test_killed_courier_loses_nothing(tmp_path: Path) -> None:
@@ -190,13 +186,13 @@ def test_killed_courier_loses_nothing(tmp_path: Path) -> None:
     for step in range(50):
         run.log({"loss": step / 7}, step=step)
     run.log_text("note", "hello", step=2)
-    wait_delivered(run.dir)
-    kill_courier(run.dir)
-    live = Path(native_of(run.dir).data["sessions"][0]["live"])
+    wait_delivered(run.dir, "comet")
+    kill_courier(run.dir, "comet")
+    live = Path(native_of(run.dir, "comet").data["sessions"][0]["live"])
     (live / "experiment.json").write_text('{"offline_id": ')
     with (live / "messages.json").open("a") as file:
         file.write('{"payload": {"metric')
-    left = read(run.dir)
+    left = read(run.dir, "comet")
     assert left.status == "running"
     assert [point.value for point in left.metrics["loss"]] == [step / 7 for step in range(50)]
     assert left.texts["note"][0].text == "hello"
@@ -206,10 +202,10 @@ def test_killed_courier_loses_nothing(tmp_path: Path) -> None:
         run.log({"loss": step / 7}, step=step)
     run.update_config({"a": 2, "b": 3})
     run.finish()
-    assert compare("comet", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert compare("comet", runcast.read_run(run.dir), read(run.dir, "comet")).differences == []
     first, second = archives(run.dir)
     for archive in (first, second):
-        assert experiment(archive)["offline_id"] == native_of(run.dir).id
+        assert experiment(archive)["offline_id"] == native_of(run.dir, "comet").id
     assert sum(message["type"] == "metric_msg" for message in messages(first)) == 50
     assert list((run.dir / "comet" / "live").iterdir()) == []
 
@@ -218,16 +214,16 @@ def test_terminated_courier_ends_in_order(tmp_path: Path) -> None:
     """SIGTERM still reaches the courier: what it delivered reads back, and the run is gone on with later."""
     run = runcast.start_run("comet", dir=tmp_path)
     run.log({"loss": 1.0}, step=0)
-    wait_delivered(run.dir)
-    process = courier_of(run.dir)
+    wait_delivered(run.dir, "comet")
+    process = courier_of(run.dir, "comet")
     process.send_signal(signal.SIGTERM)
     process.wait(PATIENCE)
-    left = read(run.dir)
+    left = read(run.dir, "comet")
     assert (left.status, len(left.metrics["loss"])) == ("running", 1)
     run.log({"loss": 2.0}, step=1)
     run.finish()
     sync(run.dir, timeout=PATIENCE)
-    assert compare("comet", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert compare("comet", runcast.read_run(run.dir), read(run.dir, "comet")).differences == []
     assert sorted(points(*archives(run.dir))) == [("loss", 0, 1.0), ("loss", 1, 2.0)]
 
 
@@ -241,7 +237,7 @@ def test_refused_event_is_set_aside_and_told(tmp_path: Path) -> None:
     (row,) = replay(copy, "comet", timeout=PATIENCE)
     assert (row.state, row.refused) == ("complete", 1)
     assert "refused" in row.detail
-    assert read(copy).metrics["loss"][0].value == 1.0
+    assert read(copy, "comet").metrics["loss"][0].value == 1.0
     (archive,) = archives(copy)
     assert not experiment(archive)["customer_error_reported"]
 
@@ -260,8 +256,8 @@ def test_environment_keeps_its_meaning(tmp_path: Path, monkeypatch: pytest.Monke
     about = experiment(archive)
     assert (about["project_name"], about["workspace"], about["offline_id"]) == ("from-environment", "team", "k" * 40)
     assert not about["customer_error_reported"]
-    assert read(run.dir).project == "p"
-    assert native_of(run.dir).url == f"comet upload {tmp_path}/archives/{'k' * 40}*.zip"
+    assert read(run.dir, "comet").project == "p"
+    assert native_of(run.dir, "comet").url == f"comet upload {tmp_path}/archives/{'k' * 40}*.zip"
 
 
 def test_options_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,4 +346,4 @@ def test_example_runs(tmp_path: Path) -> None:
     done = python(Path(__file__).with_name("example.py").read_text(), str(tmp_path))
     assert "comet: 104 of 104 events. Look at them with: comet upload" in done.stdout
     (run_dir,) = tmp_path.iterdir()
-    assert len(read(run_dir).metrics["train/loss"]) == 100
+    assert len(read(run_dir, "comet").metrics["train/loss"]) == 100

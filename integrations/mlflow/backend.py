@@ -40,18 +40,19 @@ def prepare(runs: Path) -> Path:
 
 
 @contextmanager
-def server(database: Path, folder: Path) -> Iterator[str]:
+def server(database: Path, folder: Path, artifact_root: str | None = None) -> Iterator[str]:
     """Runs ``mlflow server`` on a database, and gives its address.
 
     Args:
         database: A SQLite file.
         folder: Where it keeps the artifacts that are sent to it, in ``stored/``, and its log.
+        artifact_root: Where clients are told to send them. Default: to itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = _serve(database, folder, port)
+    process = _serve(database, folder, port, artifact_root)
     try:
         _wait(f"http://127.0.0.1:{port}", process, folder)
         yield f"http://127.0.0.1:{port}"
@@ -59,9 +60,11 @@ def server(database: Path, folder: Path) -> Iterator[str]:
         _stop(process)
 
 
-def _serve(database: Path, folder: Path, port: int) -> subprocess.Popen[bytes]:
+def _serve(database: Path, folder: Path, port: int, artifact_root: str | None) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", f"{folder}/stored"]
+    if artifact_root is not None:
+        command += ["--default-artifact-root", artifact_root]
     environment = {
         **os.environ,
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from runcast.testing.couriers import unconfigured
+
 
 @pytest.fixture(autouse=True, scope="session")
-def _unconfigured() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("TENSORBOARD_LOGGING_DIR", "RUNCAST_DIR", "RUNCAST_DELIVERY", "RUNCAST_REPORT_TO"):
-            patch.delenv(variable, raising=False)
+def _unconfigured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with unconfigured(tmp_path_factory.mktemp("home"), "TENSORBOARD_"):
         yield

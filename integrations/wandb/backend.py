@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from runcast.delivery import load_state
-from runcast.record import RunRecord
-from runcast.reporter import NativeRun
 from runcast.reporters._wandb_store import Log
-from runcast.reporters.wandb import WandbReporter
-
-
-def native_of(run_dir: Path) -> NativeRun:
-    return load_state(run_dir, "wandb").native
-
-
-def read(run_dir: Path) -> RunRecord:
-    return WandbReporter().read(native_of(run_dir))
 
 
 def logs(root: Path) -> list[Path]:
@@ -52,12 +38,3 @@ def points(*paths: Path) -> Counter[tuple[str, int]]:
         for column in row
         if column != "global_step" and not column.startswith("_") and ("/" not in column or column.endswith("/_type"))
     )
-
-
-def python(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs code in a process of its own; fails with its output."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, **options
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done

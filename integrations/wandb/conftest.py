@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
+from runcast.testing.couriers import unconfigured
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _unconfigured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in list(os.environ):
-            if variable.startswith(("WANDB_", "RUNCAST_")) or variable == "NETRC":
-                patch.delenv(variable)
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    with unconfigured(tmp_path_factory.mktemp("home"), "WANDB_", "NETRC"):
         yield

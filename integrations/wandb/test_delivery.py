@@ -23,10 +23,11 @@ from runcast.reporter import NativeRun, RunInfo
 from runcast.reporters.wandb import WandbReporter
 from runcast.sync import deliver, how_far
 from runcast.testing.contract import PATIENCE, wait_until_through
+from runcast.testing.couriers import native_of
 from runcast.testing.faults import Fault, inject, strikes
 from runcast.verify import verify
 
-from .backend import logs, native_of, points, records, rows
+from .backend import logs, points, records, rows
 
 STEPS = 30
 
@@ -233,7 +234,7 @@ class TestResume:
         assert theirs in logs(tmp_path / "there")
         assert mine not in logs(tmp_path / "there")
         assert len(logs(tmp_path / "there")) == 2
-        assert native_of(ours.dir).id == "abc"
+        assert native_of(ours.dir, "wandb").id == "abc"
         for path in (tmp_path / "there", tmp_path / "there" / "wandb", *(log.parent for log in (theirs,))):
             assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
@@ -279,7 +280,7 @@ class TestHostileRunFolder:
         run = RunInfo(killed.name, "name", "project", None, killed, 0.0)
         for begin in (WandbReporter().open, WandbReporter().replace):
             with pytest.raises(ValueError, match="is a link|leads out of"):
-                begin(run, native_of(killed))
+                begin(run, native_of(killed, "wandb"))
         with pytest.raises(ValueError, match="is a link|leads out of"):
             WandbReporter().open(run, None)
         assert sorted(elsewhere.rglob("*")) == before
@@ -362,7 +363,7 @@ class TestJoinedRun:
     def test_each_run_reads_back(self, script: tuple[Path, Path, Path]) -> None:
         """Two runs in one run of W&B's are told apart, and from what the user logged."""
         for run_dir in script[:2]:
-            assert native_of(run_dir).data["joined"] == run_dir.name
+            assert native_of(run_dir, "wandb").data["joined"] == run_dir.name
             assert_matches(run_dir)
 
     def test_description_of_the_user_stays(self, script: tuple[Path, Path, Path]) -> None:

@@ -24,9 +24,10 @@ from runcast.media import png
 from runcast.record import RunRecord
 from runcast.reporter import RunInfo
 from runcast.reporters.wandb import WandbReporter
+from runcast.testing.couriers import native_of, python, read
 from runcast.verify import compare
 
-from .backend import logs, native_of, python, read, records, rows
+from .backend import logs, records, rows
 
 PICTURE = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
 ODD_KEYS = ("plain/picture", "🚀" * 100, "nul\0byte", "a//b/", "_hidden", "dots..here", "global_step", "x" * 250)
@@ -67,7 +68,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
         run.set_summary({"train/loss": "best", "_odd": float("nan")})
         run.log_artifact(folder / "file.txt", name="odd/name ✓", kind="dataset", metadata={"runcast": 1, "x": {"y": 2}})
     (log,) = logs(run.dir)
-    return Stored(run.dir, runcast.read_run(run.dir), read(run.dir), log)
+    return Stored(run.dir, runcast.read_run(run.dir), read(run.dir, "wandb"), log)
 
 
 def test_everything_reads_back(stored: Stored) -> None:
@@ -132,7 +133,7 @@ def test_exit_code_tells_the_status(status: str, code: int, tmp_path: Path) -> N
     run = runcast.start_run("wandb", dir=tmp_path)
     run.finish(status)
     assert records(logs(run.dir)[0], "exit")[-1].exit_code == code
-    assert read(run.dir).status == status
+    assert read(run.dir, "wandb").status == status
 
 
 def test_terminal_is_never_asked(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_environment_keeps_its_meaning(tmp_path: Path, monkeypatch: pytest.Monke
     native = records(log, "run")[-1]
     assert (native.project, native.run_id, native.display_name, native.run_group) == ("mine", "abc", "n", "grp")
     assert set(native.tags) == {"u", "v", "w"}
-    assert compare("wandb", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert compare("wandb", runcast.read_run(run.dir), read(run.dir, "wandb")).differences == []
 
 
 class TestAvailability:
@@ -293,7 +294,7 @@ def test_whole_journal_delivered_twice_is_there_once(tmp_path: Path) -> None:
     native = records(second, "run")[0]
     assert list(native.tags) == ["t"]
     assert {"a", "runcast"} < {item.key for item in native.config.update}
-    assert compare("wandb", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert compare("wandb", runcast.read_run(run.dir), read(run.dir, "wandb")).differences == []
 
 
 def test_what_is_committed_survives_sigkill_of_courier_and_sdk(tmp_path: Path) -> None:
@@ -306,13 +307,13 @@ def test_what_is_committed_survives_sigkill_of_courier_and_sdk(tmp_path: Path) -
     for process in (courier, *courier.children(recursive=True)):  # first the supervisor, which would start another
         process.kill()
     courier.wait(PATIENCE)
-    stored = read(run.dir)
+    stored = read(run.dir, "wandb")
     assert [point.step for point in stored.metrics["loss"]] == list(range(50))
     assert (stored.status, stored.config) == ("running", {"a": 1})
     run.log({"loss": 50 / 7}, step=50)
     run.finish()
     assert len(logs(run.dir)) == 2
-    assert compare("wandb", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert compare("wandb", runcast.read_run(run.dir), read(run.dir, "wandb")).differences == []
 
 
 def test_death_of_the_sdk_process_alone_is_mended(tmp_path: Path) -> None:
@@ -327,7 +328,7 @@ def test_death_of_the_sdk_process_alone_is_mended(tmp_path: Path) -> None:
         run.log({"loss": step / 7}, step=step)
     run.finish()
     assert run.deliveries()[0].done, run.deliveries()
-    assert compare("wandb", runcast.read_run(run.dir), read(run.dir)).differences == []
+    assert compare("wandb", runcast.read_run(run.dir), read(run.dir, "wandb")).differences == []
 
 
 def _delivers(process: psutil.Process, run_dir: Path) -> bool:
@@ -343,7 +344,7 @@ def _wait(done: object) -> None:
 
 def test_wandb_sync_takes_what_we_say(stored: Stored) -> None:
     """The command that says where to look finds the run, in W&B's own dry run."""
-    command = f"{shlex.quote(sys.executable)} -m {native_of(stored.dir).url} --dry-run"
+    command = f"{shlex.quote(sys.executable)} -m {native_of(stored.dir, 'wandb').url} --dry-run"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     if "No such option" in done.stderr:
         pytest.skip("this version's `wandb sync` has no dry run, and a real one needs a server")
@@ -363,5 +364,5 @@ def test_example_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "offline: wandb sync" in done.stdout
     (run_dir,) = tmp_path.iterdir()
-    assert compare("wandb", runcast.read_run(run_dir), read(run_dir)).differences == []
-    assert native_of(run_dir).data["mode"] == "offline"
+    assert compare("wandb", runcast.read_run(run_dir), read(run_dir, "wandb")).differences == []
+    assert native_of(run_dir, "wandb").data["mode"] == "offline"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -49,7 +49,11 @@ class Arrived:
         self.end = doubtful[-1].end if doubtful else cursor
         wanted = {key for entry in doubtful for key in _keys(entry.event)}
         self._left = Counter(key for key in _stored(record) if key in wanted)
-        self._artifacts = record.artifacts
+        # Of an artifact that is logged again, the tracker has the last version that arrived, and so the ones before it.
+        self._stored: dict[str, int] = {}
+        for entry in doubtful:
+            if isinstance(entry.event, events.Artifact) and _is_stored(entry.event, record):
+                self._stored[entry.event.name] = entry.start
         if wanted and self._left:
             for entry in itertools.takewhile(lambda entry: entry.start < cursor, journal.read()):
                 if not superseded.covers(entry):
@@ -68,10 +72,7 @@ class Arrived:
             }
             return msgspec.structs.replace(event, values=missing) if missing else None
         if isinstance(event, events.Artifact):
-            stored = self._artifacts.get(event.name)
-            files = {file.path: (file.size, file.sha256) for file in event.files}
-            same = stored is not None and stored.kind == event.kind and stored.step == event.step
-            return None if same and stored is not None and _files(stored) == files else event
+            return None if entry.start <= self._stored.get(event.name, -1) else event
         return None if any(self._take(key) for key in _keys(event)) else event
 
     def _take(self, key: _Key) -> bool:
@@ -81,8 +82,12 @@ class Arrived:
         return True
 
 
-def _files(artifact: Any) -> dict[str, tuple[int, str]]:
-    return {path: (content.size, content.sha256) for path, content in artifact.files.items()}
+def _is_stored(event: events.Artifact, record: RunRecord) -> bool:
+    stored = record.artifacts.get(event.name)
+    if stored is None or (stored.kind, stored.step) != (event.kind, event.step):
+        return False
+    files = {path: (content.size, content.sha256) for path, content in stored.files.items()}
+    return files == {file.path: (file.size, file.sha256) for file in event.files}
 
 
 def _keys(event: Event | Unknown) -> Iterator[_Key]:

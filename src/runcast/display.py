@@ -7,17 +7,22 @@ them pass `visible`, `line` or `harmless` on their way to one.
 from __future__ import annotations
 
 import dataclasses
+import random
 import re
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
 
 import msgspec
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from runcast.delivery import Delivery
+_drawn = random.getstate()  # rich draws from Python's generator when it is imported, and that is training's
+from rich.console import Console  # noqa: E402
+from rich.markup import escape  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+random.setstate(_drawn)
+
+from runcast.delivery import Delivery  # noqa: E402
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

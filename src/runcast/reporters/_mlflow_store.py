@@ -11,6 +11,7 @@ import fcntl
 import functools
 import inspect
 import os
+import re
 import shlex
 import sqlite3
 import sys
@@ -38,6 +39,20 @@ _UPLOAD_RATE = 1 << 20
 """Bytes a second that a server may take at least for a file, on top of a request's own time."""
 _DENIED = (401, 403, 407)
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_WORKSPACE = re.compile(
+    r"\Aazureml:.*/subscriptions/([^/]+)/resourceGroups/([^/]+)"
+    r"/providers/Microsoft\.MachineLearningServices/workspaces/([^/?]+)"
+)
+
+# What a job of Azure ML sets. Without any of these its plugin looks for a login, in the end in a browser.
+_JOB = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "MLFLOW_RUN_ID")
+_JOBS_EXPERIMENT = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+
+_CREDENTIALS = {
+    None: "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+    "dagshub": "set DAGSHUB_USER_TOKEN to a token that may write to that repository",
+    "azureml": "MLFLOW_TRACKING_TOKEN has to be that of a job",
+}
 
 _asking = ContextVar("_asking", default=False)
 
@@ -47,7 +62,12 @@ def connect(uri: str, *, in_training: bool = False) -> Any:
 
     Args:
         in_training: Whether the user's own MLflow run is open in this process: then no settings are made.
+
+    Raises:
+        PermissionError: It is Azure ML's, and would ask somebody to log in.
     """
+    if whose(uri) == "azureml" and not in_azure_job():
+        raise PermissionError(f"outside of an Azure ML job {uri} would have somebody log in, in a browser")
     if not in_training:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -69,8 +89,8 @@ def asking(uri: str) -> Iterator[None]:
         if not denied(error):
             raise
         raise PermissionError(
-            f"{redact_text(uri)} doesn't let us in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-            f"MLFLOW_TRACKING_TOKEN, then `runcast sync` delivers what is left ({error})"
+            f"{redact_text(uri)} doesn't let us in: {_CREDENTIALS[whose(uri)]}, then `runcast sync` delivers what is left "
+            f"({error})"
         ) from error
     finally:
         _asking.reset(token)
@@ -120,6 +140,30 @@ def addressed(client: Any) -> Iterator[None]:
             del os.environ[variable]
         else:
             os.environ[variable] = before
+
+
+# -- servers with a reporter of their own --------------------------------------------------------------------------
+
+
+def whose(uri: str) -> str | None:
+    """The reporter that is made for this server: ``azureml``, ``dagshub``; None: it is any other, or none."""
+    parts = urlsplit(uri)
+    if parts.scheme == "azureml":
+        return "azureml"
+    host = urlsplit(dagshub_host())
+    there = (parts.scheme, parts.hostname, parts.port) == (host.scheme, host.hostname, host.port)
+    return "dagshub" if there and parts.path.rstrip("/").endswith(".mlflow") else None
+
+
+def dagshub_host() -> str:
+    """Where DagsHub is."""
+    return os.environ.get("DAGSHUB_CLIENT_HOST") or "https://dagshub.com"
+
+
+def in_azure_job() -> bool:
+    """Whether this process is in a job of Azure ML."""
+    experiment = any(os.environ.get(name) for name in _JOBS_EXPERIMENT)
+    return experiment and all(os.environ.get(name) for name in _JOB) and whose(os.environ[_JOB[0]]) == "azureml"
 
 
 # -- places --------------------------------------------------------------------------------------------------------
@@ -236,6 +280,9 @@ def where(uri: str, experiment: str, run_id: str) -> str:
     """Where to look at a run: its page, or the command that serves it."""
     if is_local(uri):
         return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    if workspace := _WORKSPACE.search(uri):
+        names = "/subscriptions/{}/resourcegroups/{}/workspaces/{}".format(*workspace.groups())
+        return f"https://ml.azure.com/runs/{run_id}?wsid={names}"
     if urlsplit(uri).scheme in ("http", "https"):
         return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
     return f"run {run_id} in {uri}"

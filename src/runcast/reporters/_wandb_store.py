@@ -11,6 +11,7 @@ import functools
 import gzip
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -21,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from runcast.events import unpack
+from runcast.events import pack, unpack
 from runcast.flatten import unescape
 from runcast.record import (
     ArtifactRecord,
@@ -38,6 +39,9 @@ from runcast.reporter import NativeRun
 from runcast.reporters._record_log import RecordLog
 from runcast.reporters._wandb_process import imported
 
+logger = logging.getLogger("runcast")
+
+_EMPTY = {"$empty": "dict"}  # no key of the user's is packed so
 STEP = "global_step"
 NAME = "_name"  # in a row whose column had to be called otherwise
 OWNER = "_runcast"  # in a row of a run that is not ours alone: the id of our run
@@ -132,6 +136,31 @@ def _begun(log: Path) -> str:
     return log.parent.name.removeprefix("offline-")  # then its time comes first
 
 
+# -- values in the config ----------------------------------------------------------------------------------------------
+
+
+def packed(value: Any) -> Any:
+    """What `pack` gives, with a word for each empty dict: W&B's own process drops them when it writes the config anew."""
+    return _with_word(pack(value))
+
+
+def unpacked(value: Any) -> Any:
+    """What `packed` was given."""
+    return unpack(_without_word(value))
+
+
+def _with_word(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_word(item) for key, item in value.items()} or dict(_EMPTY)
+    return value
+
+
+def _without_word(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {} if value == _EMPTY else {key: _without_word(item) for key, item in value.items()}
+    return value
+
+
 # -- what they amount to -----------------------------------------------------------------------------------------------
 
 
@@ -199,7 +228,7 @@ class Fold:
         record.group, record.status = own.get("group"), own.get("status", "running")
         record.started, record.finished = own.get("started"), own.get("finished")
         record.config = self.settings()
-        record.summary = {key: unpack(value) for key, value in own.get("summary", {}).items()}
+        record.summary = {key: unpacked(value) for key, value in own.get("summary", {}).items()}
         record.tags = tuple(sorted(tag for tag in own.get("tags", ()) if shortened(tag, 64) in self.tags))
         for row, media in self.all_rows:
             for column, value in row.items():
@@ -211,8 +240,8 @@ class Fold:
     def settings(self) -> dict[str, Any]:
         """Our config: W&B's, but for a run that isn't ours alone as we noted it."""
         if self._joined is not None:
-            return {key: unpack(value) for key, value in self.own.get("config", {}).items()}
-        return {unescape(key, MARK): unpack(value) for key, value in self.config.items() if key != OURS}
+            return {key: unpacked(value) for key, value in self.own.get("config", {}).items()}
+        return {unescape(key, MARK): unpacked(value) for key, value in self.config.items() if key != OURS}
 
     def _add_value(
         self, key: str, value: Any, step: int, time: float, media: Callable[[dict[str, Any]], Content]
@@ -301,7 +330,10 @@ def _local_files(manifest: Any) -> dict[str, Content]:
     if manifest.manifest_file_path:  # a long one has a file of its own
         with gzip.open(manifest.manifest_file_path, "rt", encoding="utf-8") as lines:
             entries = {entry["path"]: entry["local_path"] for entry in map(json.loads, lines)}
-    return {path: Content.of_file(Path(local)) for path, local in entries.items()}
+    there = {path: Path(local) for path, local in entries.items() if Path(local).is_file()}
+    if gone := sorted(entries.keys() - there.keys()):  # before wandb 0.20, some were in a temporary folder
+        logger.warning("files of an artifact are gone from where W&B had them, and left out: %s", ", ".join(gone))
+    return {path: Content.of_file(local) for path, local in there.items()}
 
 
 # -- from the server ---------------------------------------------------------------------------------------------------

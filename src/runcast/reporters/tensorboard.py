@@ -223,6 +223,8 @@ class TensorBoardReporter(Reporter):
         self._file.flush()
 
     def close(self, status: RunStatus) -> None:
+        if self._file.closed:
+            return
         self._write_run(status)
         self.flush()
         self._file.close()
@@ -342,6 +344,10 @@ class _EventFile:
 
     def close(self) -> None:
         self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
 
     def _append(self) -> None:
         data = memoryview(self._waiting.getvalue())

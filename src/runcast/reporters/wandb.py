@@ -61,6 +61,7 @@ from runcast.reporters._wandb_store import (
     nested,
     own_key,
     owner_of,
+    packed,
     session_logs,
     shortened,
     stored_runs,
@@ -104,7 +105,7 @@ class WandbReporter(Reporter):
         self._mode = mode
         self._live: Any = None  # W&B's run
         self._guest = False  # whether that is the user's
-        self._closing = False
+        self._closing = self._ended = False
         self._gone: Any = None  # a run of the user's whose process at W&B ended
 
     @classmethod
@@ -232,7 +233,7 @@ class WandbReporter(Reporter):
         self._own = {key: value for key, value in own.items() if key != "filling"}
         self._config, self._log = config, Log(log)
         self._joined = data["joined"]
-        self._closing = False
+        self._closing = self._ended = False
         self._sent = self._seen = self._pushes = 0
         self._since = clock.monotonic()
         self._theirs: set[str] = set()
@@ -303,10 +304,10 @@ class WandbReporter(Reporter):
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         self._config = merge(self._config, dict(config))
-        shown = {escape(key, _SETTING, MARK): pack(self._config[key]) for key in config}
+        shown = {escape(key, _SETTING, MARK): packed(self._config[key]) for key in config}
         with self._in_session() as live:
             live.config.update({k: v for k, v in shown.items() if self._is_ours("config", k)}, allow_val_change=True)
-        self._put(**({} if self._joined is None else {"config": pack(self._config)}))
+        self._put(**({} if self._joined is None else {"config": packed(self._config)}))
 
     def log_text(self, key: str, text: str, step: int, time: float) -> None:
         self._row({escape(key, _COLUMN, MARK): text}, step, time)
@@ -341,13 +342,13 @@ class WandbReporter(Reporter):
         self._put()
 
     def set_summary(self, values: Mapping[str, Any]) -> None:
-        packed = {key: pack(value) for key, value in values.items()}
+        shown = {key: packed(value) for key, value in values.items()}
         with self._in_session() as live:
-            for key, value in packed.items():
+            for key, value in shown.items():
                 column = escape(key, _COLUMN, MARK)
                 if self._is_ours("summary", column):
                     live.summary[column] = value
-        self._put(summary={**self._own.get("summary", {}), **packed})
+        self._put(summary={**self._own.get("summary", {}), **shown})
 
     def add_tags(self, tags: Sequence[str]) -> None:
         with self._in_session() as live:
@@ -377,6 +378,8 @@ class WandbReporter(Reporter):
             clock.sleep(FLUSH_INTERVAL / 10)
 
     def close(self, status: RunStatus) -> None:
+        if self._ended:
+            return
         self._put(status=status, finished=clock.time())
         if self._guest:
             self.flush()
@@ -384,6 +387,7 @@ class WandbReporter(Reporter):
         self._closing = True
         with unhooked(self._environment), self._in_session() as live:
             live.finish(exit_code=_EXIT_CODES[status])
+        self._ended = True
 
     def is_transient(self, error: Exception) -> bool | float:
         if type(error).__name__ == "CommError":

@@ -1,11 +1,17 @@
-"""What a test does to a run's courier: wait for it, kill it, let it deliver again; and reading back what it left."""
+"""What a test does to a run's courier: wait for it, kill it, let it deliver again; and reading back what it left.
+
+Also what a tracker's tests need beside it: an environment without settings, and Python in a process of its own.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +80,26 @@ def kill_courier(run_dir: Path, name: str) -> None:
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, f"{process} doesn't die"
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def unconfigured(home: Path, *prefixes: str) -> Iterator[None]:
+    """An environment in which no tracker is configured, and nobody has an account.
+
+    Args:
+        home: An empty home directory.
+        prefixes: How the tracker's own variables begin; runcast's go too.
+    """
+    before = dict(os.environ)
+    for variable in before:
+        if variable.startswith(("RUNCAST_", *prefixes)):
+            del os.environ[variable]
+    os.environ["HOME"] = str(home)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def python(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,16 @@
+"""Reports a run to a repository on DagsHub, and says where to look.
+
+Set MLFLOW_TRACKING_URI to https://dagshub.com/OWNER/NAME.mlflow, and DAGSHUB_USER_TOKEN.
+"""
+
+import math
+
+import runcast
+
+with runcast.start_run("dagshub", project="example", config={"model": {"layers": 2}, "lr": 3e-4}, tags=["demo"]) as run:
+    for step in range(100):
+        run.log({"train/loss": math.exp(-step / 30), "train/lr": 3e-4 * (1 - step / 100)}, step=step)
+    run.set_summary({"best_step": 99})
+
+for tracker in run.deliveries():
+    print(f"{tracker.name}: {tracker.delivered} of {tracker.total} events. Look at them at: {tracker.where}")
