@@ -57,7 +57,9 @@ def assert_delivered(run: runcast.Run) -> None:
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
-def test_jobs_run_is_logged_to_and_stays_azures(status: Any, workspace: Azure, job: dict[str, str], tmp_path: Path) -> None:
+def test_jobs_run_is_logged_to_and_stays_azures(
+    status: Any, workspace: Azure, job: dict[str, str], tmp_path: Path
+) -> None:
     """It is not renamed, not ended, and there is no other; what became of ours is in its tags."""
     run = start(tmp_path, name="our name", config={"lr": 0.1}, tags=["t"])
     run.log({"loss": 1.0}, step=0)

@@ -78,7 +78,9 @@ def test_token_is_sent_and_never_written(
     assert_delivered(run)
 
 
-@pytest.mark.parametrize("variables", [("DAGSHUB_USER_TOKEN",), ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")])
+@pytest.mark.parametrize(
+    "variables", [("DAGSHUB_USER_TOKEN",), ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")]
+)
 def test_what_is_set_for_mlflow_or_dagshub_is_enough(
     variables: tuple[str, ...], address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +134,9 @@ def test_mlflows_password_goes_to_its_own_server_alone(monkeypatch: pytest.Monke
         DagsHubReporter(repo=REPO).open(_info(), None)
 
 
-@pytest.mark.parametrize("repo", ["", "name", "owner/name/more", "https://dagshub.com/owner/name", "owner/na me", "a@b/c"])
+@pytest.mark.parametrize(
+    "repo", ["", "name", "owner/name/more", "https://dagshub.com/owner/name", "owner/na me", "a@b/c"]
+)
 def test_repository_of_another_shape_is_refused(repo: str) -> None:
     """OWNER/NAME, whatever else people may copy."""
     with pytest.raises(ValueError, match="OWNER/NAME"):

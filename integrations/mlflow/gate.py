@@ -79,7 +79,9 @@ class Gate:
 
             def _pass(self) -> None:
                 chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"
-                body = b"".join(self._chunks()) if chunked else self.rfile.read(int(self.headers["Content-Length"] or 0))
+                body = (
+                    b"".join(self._chunks()) if chunked else self.rfile.read(int(self.headers["Content-Length"] or 0))
+                )
                 status, headers, answer = gate._answer(self.command, self.path, dict(self.headers), body)
                 self.send_response(status)
                 for name, value in headers.items():

@@ -259,9 +259,7 @@ def test_own_run_is_found_by_path_and_reads_as_the_journal(tmp_path: Path) -> No
     assert [point.text for point in found.texts["word"]] == [point.text for point in expected.texts["word"]]
 
 
-def test_runs_of_a_server_are_found_by_id_page_and_experiment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_of_a_server_are_found_by_id_page_and_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the settings that MLflow itself takes; files come through the server."""
     with server(prepare(tmp_path), tmp_path / "server") as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -284,7 +282,9 @@ def test_nothing_to_find_says_what_was_looked_for(tmp_path: Path) -> None:
     """A path without a store, an id without a server, a store without runs; another's database is none."""
     (tmp_path / "some.db").write_bytes(b"SQLite format 3\x00")
     for source in (tmp_path, tmp_path / "nothing", tmp_path / "some.db", "0" * 32):
-        with pytest.raises(LookupError, match="the path of a database or of a folder mlruns; or set MLFLOW_TRACKING_URI"):
+        with pytest.raises(
+            LookupError, match="the path of a database or of a folder mlruns; or set MLFLOW_TRACKING_URI"
+        ):
             MlflowReporter().find_runs(str(source))
     prepare(tmp_path / "empty")
     with pytest.raises(LookupError, match="has no runs"):
@@ -311,9 +311,7 @@ with mlflow.start_run() as run:
 
 
 @pytest.mark.parametrize("where", ["database", "server"])
-def test_logged_model_is_imported_with_its_files(
-    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logged_model_is_imported_with_its_files(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among the run's files as in MLflow 2, or beside the run as in MLflow 3."""
     path = prepare(tmp_path)
     if where == "server":

@@ -190,7 +190,9 @@ def test_wrong_token_ends_the_delivery_with_what_to_do(
     assert (row.state, row.delivered) == ("failed", 0)
     assert known.asked - asked == 1, "a request that is refused is not sent again"
     said = load_state(run.dir, "mlflow").error
-    assert "doesn't let us in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN" in said
+    assert (
+        "doesn't let us in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN" in said
+    )
     assert "401 Unauthorized" in said
     if wrong:
         assert files_with(wrong, tmp_path / "runs") == []

@@ -166,7 +166,9 @@ class ClampsInfinity(Faulty):
 
     def log_metrics(self, metrics, step, time):
         largest = sys.float_info.max
-        clamped = {key: value if math.isnan(value) else max(-largest, min(value, largest)) for key, value in metrics.items()}
+        clamped = {
+            key: value if math.isnan(value) else max(-largest, min(value, largest)) for key, value in metrics.items()
+        }
         super().log_metrics(clamped, step, time)
 
 
@@ -1122,5 +1124,3 @@ def _number(cell: Any) -> Any:
         return float(cell) if isinstance(cell, str) else cell
     except ValueError:
         return cell
-
-

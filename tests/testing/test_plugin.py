@@ -43,10 +43,22 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def call(code: str, *options: str) -> subprocess.CompletedProcess[str]:
         (tmp_path / "test_it.py").write_text(textwrap.dedent(code))
-        known = "import importlib.metadata as m; print(any(p.name == 'runcast' for p in m.entry_points(group='pytest11')))"
+        known = (
+            "import importlib.metadata as m; print(any(p.name == 'runcast' for p in m.entry_points(group='pytest11')))"
+        )
         installed = subprocess.run([sys.executable, "-c", known], capture_output=True, text=True, check=True)
         plugin = [] if installed.stdout.strip() == "True" else ["-p", "runcast.testing.plugin"]
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--strict-markers", *plugin, *options]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--strict-markers",
+            *plugin,
+            *options,
+        ]
         return subprocess.run([*command, "test_it.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
 
     return call
@@ -88,7 +100,9 @@ def test_standard_test_can_only_be_left_out_with_a_reason(run: Callable[..., sub
         pass
 """
     done = run(KIT + without, "-k", "left_out")
-    assert "removes or replaces standard tests: test_all_points_arrive, test_ten_thousand_points_all_arrive" in done.stdout
+    assert (
+        "removes or replaces standard tests: test_all_points_arrive, test_ten_thousand_points_all_arrive" in done.stdout
+    )
     with_reason = """
     @pytest.mark.xfail(reason="results are texts")
     def test_results_keep_value_and_type(self, delivered):
@@ -119,7 +133,9 @@ def test_known_failure_is_no_capability(run: Callable[..., subprocess.CompletedP
 
 def test_reporter_without_a_reader_is_read_by_the_test(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """An author's `read` is asked in the process of the tests; without one, nothing is tested, and that is said."""
-    code = KIT + """
+    code = (
+        KIT
+        + """
 class Blind(MemoryReporter):
     name = "blind"
     read = MemoryReporter.__mro__[1].read
@@ -133,6 +149,7 @@ class TestSeen(TestBlind):
     def read(self, reporter, native):
         return MemoryReporter().read(native)
 """
+    )
     done = run(code, "-k", "TestBlind and (texts or all_points)")
     assert "blind doesn't override read, and the test class doesn't say how to read back (7 tests)" in done.stdout
     done = run(code, "-k", "TestSeen and (texts or all_points or status or closing or at_once)")

@@ -155,7 +155,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 def _parquet(path: Path) -> Iterator[Row]:
     try:
-        import pyarrow as pa  # type: ignore[import-untyped]  # has no stubs
+        import pyarrow as pa
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise missing_extra("pyarrow, which reads Parquet files,", "train") from error

@@ -83,7 +83,9 @@ def _absent() -> dict[str, str]:
     from runcast.registry import available_reporters
 
     return {
-        found.name: found.reason for found in available_reporters() if found.name in TRACKERS and found.status != "ready"
+        found.name: found.reason
+        for found in available_reporters()
+        if found.name in TRACKERS and found.status != "ready"
     }
 
 

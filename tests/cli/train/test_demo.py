@@ -65,7 +65,9 @@ def test_absent_tracker_of_the_demo_is_no_success(run_demo, monkeypatch):
 
 def test_demo_consists_of_the_five_trackers():
     """Which trackers the demo needs is what the extra `demo` names."""
-    hooks = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]
+    hooks = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"][
+        "hooks"
+    ]
     (line,) = [line for line in hooks["custom"]["extras"]["demo"] if line.startswith("runcast[")]
     assert Requirement(line).extras == {*demo.TRACKERS, "train"}
 
