@@ -29,6 +29,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["
 PYTHONS = ("py311", "py312", "py313", "py314")
 # Images and histograms are tested, and need these two.
 MEDIA = ["numpy", "pillow"]
+MAIN = ("tensorboard", "wandb", "mlflow", "comet", "clearml")
 # What the tests of a folder need beside its extra: Neptune's own client, which makes what is then imported.
 TESTS_NEED = {"neptune": ["neptune"]}
 OLDEST_NEEDS = {"neptune": ["numpy<2"]}
@@ -84,17 +85,18 @@ def _oldest_trainer() -> dict[str, Any]:
     }
 
 
-def _faults() -> dict[str, Any]:
-    tests = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("integrations/*/test_faults.py"))
+def _faults(*, main: bool) -> dict[str, Any]:
+    names = [path.parent.name for path in sorted(ROOT.glob("integrations/*/test_faults.py"))]
+    tests = [f"integrations/{name}/test_faults.py" for name in names if (name in MAIN) == main]
     results = "{env_tmp_dir}/faults.xml"
+    run = ["pytest", "-n", "3", "--dist", "worksteal", "--junitxml", results]
+    table = ["python", "integrations/fault_table.py", results]
+    which = "five trackers and yours; writes docs/faults.md" if main else "the other trackers"
     return {
-        "description": "everything that can break, once, with every tracker; writes docs/faults.md",
+        "description": f"everything that can break, once, with {which}",
         "extras": ["trackers"],
         "deps": MEDIA,
-        "commands": [
-            ["pytest", "-n", "3", "--dist", "worksteal", "--junitxml", results, "tests/delivery", *tests],
-            ["python", "integrations/fault_table.py", results],
-        ],
+        "commands": [[*run, "tests/delivery", *tests], table] if main else [[*run, *tests]],
     }
 
 
@@ -120,7 +122,8 @@ def _environments() -> dict[str, dict[str, Any]]:
             if name in VERSIONS or name in EXTRAS:
                 found[f"{python}-{name}-oldest"] = _tracker(name, oldest=True)
         found[f"{python}-train-oldest"] = _oldest_trainer()
-        found[f"{python}-faults"] = _faults()
+        found[f"{python}-faults"] = _faults(main=True)
+        found[f"{python}-faults-others"] = _faults(main=False)
         found[f"{python}-capabilities"] = _capabilities()
     return found
 
@@ -140,8 +143,11 @@ def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
     python = PYTHONS[0]
     parts = ("core", *trackers(), "capabilities", "together", "train", "faults")
     newest = ["lint", "types", *(f"{python}-{part}" for part in parts)]
-    oldest = [name for name in ENVIRONMENTS if name.startswith(python) and name.endswith("-oldest")]
-    core_conf.loaders.insert(0, MemoryLoader(env_list=EnvList(newest), labels={"matrix": EnvList([*newest, *oldest])}))
+    more = [
+        f"{python}-faults-others",
+        *(name for name in ENVIRONMENTS if name.startswith(python) and "-oldest" in name),
+    ]
+    core_conf.loaders.insert(0, MemoryLoader(env_list=EnvList(newest), labels={"matrix": EnvList([*newest, *more])}))
     for name, values in ENVIRONMENTS.items():
         state.conf.memory_seed_loaders[name].append(_loader(name, **values))
 
