@@ -1,10 +1,12 @@
-"""Reports a run to the job that it runs in, and says where to look. Outside of Azure ML it says why it can't."""
+"""Reports a run to the Azure ML job that this is: submit it as the job's command."""
 
 import math
 
 import runcast
 
-with runcast.start_run("azureml", project="example", config={"model": {"layers": 2}, "lr": 3e-4}, tags=["demo"]) as run:
+config = {"model": {"layers": 2}, "lr": 3e-4}
+
+with runcast.start_run("azureml", project="example", config=config, tags=["demo"]) as run:
     for step in range(100):
         run.log({"train/loss": math.exp(-step / 30), "train/lr": 3e-4 * (1 - step / 100)}, step=step)
     run.set_summary({"best_step": 99})
