@@ -245,6 +245,8 @@ class AimReporter(Reporter):
 
     def close(self, status: RunStatus) -> None:
         """Among the run's parameters, `runcast/status`; the end time, and that it was successful, as Aim has them."""
+        if self._run is None:
+            return
         finished = clock.time()
         self._write_status(status, finished)
         self._run.meta_run_tree["end_time"] = finished
