@@ -8,10 +8,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(VENVS)/demo/.done  ## Train a classifier and see the same run in five trackers.
 	HF_HUB_OFFLINE=1 $(VENVS)/demo/bin/runcast demo --output demo-output
 
-test: $(VENVS)/tox/.done  ## Run all tests, each tracker in an environment of its own.
+test: $(VENVS)/tox/.done  ## Run the tests, the trackers most used in environments of their own, all in one together.
 	$(VENVS)/tox/bin/tox run $(TOX_ARGS)
 
-test-matrix: $(VENVS)/tox/.done  ## The same, and with the oldest supported version of everything.
+test-matrix: $(VENVS)/tox/.done  ## Every tracker in an environment of its own, with its newest and oldest version.
 	$(VENVS)/tox/bin/tox run -m matrix $(TOX_ARGS)
 
 lint: $(VENVS)/tox/.done  ## Style and types.

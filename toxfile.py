@@ -6,7 +6,8 @@ They are made of the one table that also feeds the extras and `Requirement`, and
     <python>-<tracker>-oldest   the same, with the oldest version that is supported
     <python>-train-oldest       the trainer with the oldest transformers and sentence-transformers
 
-None but the last has torch. ``tox run`` runs the newest versions, ``tox run -m matrix`` all, on one Python.
+None but the last has torch. ``tox run`` runs what fits half an hour: the newest versions of the trackers most used, and all
+trackers beside each other; ``tox run -m matrix`` runs everything, on one Python.
 """
 
 from __future__ import annotations
@@ -141,13 +142,12 @@ def tox_extend_envs() -> tuple[str, ...]:
 def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
     """What they are, and which of them run together."""
     python = PYTHONS[0]
-    parts = ("core", *trackers(), "capabilities", "together", "train", "faults")
-    newest = ["lint", "types", *(f"{python}-{part}" for part in parts)]
-    more = [
-        f"{python}-faults-others",
-        *(name for name in ENVIRONMENTS if name.startswith(python) and "-oldest" in name),
-    ]
-    core_conf.loaders.insert(0, MemoryLoader(env_list=EnvList(newest), labels={"matrix": EnvList([*newest, *more])}))
+    ends = ("capabilities", "together", "train", "faults")
+    usual = ["lint", "types", *(f"{python}-{part}" for part in ("core", *MAIN, *ends))]
+    parts = ("core", *trackers(), *ends, "faults-others")
+    oldest = [name for name in ENVIRONMENTS if name.startswith(python) and name.endswith("-oldest")]
+    matrix = ["lint", "types", *(f"{python}-{part}" for part in parts), *oldest]
+    core_conf.loaders.insert(0, MemoryLoader(env_list=EnvList(usual), labels={"matrix": EnvList(matrix)}))
     for name, values in ENVIRONMENTS.items():
         state.conf.memory_seed_loaders[name].append(_loader(name, **values))
 

@@ -23,7 +23,7 @@ SCRIPT = """
 import os, pathlib, runcast
 from runcast.testing import canonical
 os.umask(0)
-with runcast.start_run("all", config=canonical.CONFIG, finish_timeout=float(os.environ["PATIENCE"]), strict=True) as run:
+with runcast.start_run(os.environ["TRACKERS"], config=canonical.CONFIG, finish_timeout=float(os.environ["PATIENCE"]), strict=True) as run:
     canonical.log_everything(run, pathlib.Path("files"))
 print(run.dir)
 """
@@ -38,6 +38,7 @@ def in_home(home: Path, *command: str, **environment: str) -> subprocess.Complet
         "TMPDIR": str(home / "tmp"),
         "RUNCAST_DIR": str(home / "runs"),
         "PATIENCE": str(PATIENCE),
+        "TRACKERS": ",".join(FIVE),
     }
     return subprocess.run(
         [sys.executable, *command],
