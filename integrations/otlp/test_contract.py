@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runcast.delivery import load_state
-from runcast.folder import read_run
 from runcast.record import RunRecord
 from runcast.reporter import NativeRun, Reporter
 from runcast.reporters.otlp import OtlpReporter
 from runcast.testing.contract import ReporterContract
-from runcast.verify import KINDS, Verification, compare
 
 from .backend import Collector
 
@@ -36,9 +33,3 @@ class TestOtlp(ReporterContract):
     def read(self, reporter: Reporter, native: NativeRun) -> RunRecord:
         """OTLP only sends, so the collector is asked."""
         return _collector.record(native.id)
-
-    def read_back(self, run_dir: Path, reporter: Reporter) -> Verification:
-        state = load_state(run_dir, reporter.name)
-        assert state is not None and state.native is not None
-        kinds = [kind for kind, method in KINDS.items() if reporter.supports(method)]
-        return compare(reporter.name, read_run(run_dir), self.read(reporter, state.native), kinds)

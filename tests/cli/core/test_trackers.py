@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from importlib import resources
+
 
 def test_every_tracker_is_listed_with_its_state(cli):
     """Ours and other distributions' reporters, each with status and mode."""
@@ -22,3 +25,16 @@ def test_missing_tracker_has_its_install_line(cli, monkeypatch):
     assert found["wandb"]["status"] == "missing"
     assert 'pip install "runcast[wandb]"' in found["wandb"]["reason"]
     assert 'pip install "runcast[wandb]"' in cli("trackers").out
+
+
+def test_capabilities_are_what_the_kit_has_seen(cli):
+    """The table shows the packaged results of the conformance kit, tracker by tracker and feature by feature."""
+    found = cli("trackers", "--capabilities", "--json").json
+    known = json.loads(resources.files("runcast.reporters").joinpath("capabilities.json").read_text())
+    assert found.keys() == known.keys() >= {"tensorboard", "wandb", "mlflow", "comet", "clearml"}
+    for tracker, row in known.items():
+        for feature, seen in row.items():
+            assert found[tracker][feature]["result"] == seen["result"] != "failed"
+    table = cli("trackers", "--capabilities").out
+    assert all(tracker in table for tracker in known)
+    assert all(feature in table for row in known.values() for feature in row)
