@@ -43,7 +43,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stored_at(run_dir: Path, tracker: str) -> str:
     """What a user would name to import the run from where a tracker keeps it by default."""
-    beside = {"mlflow": "mlflow.db"}
+    beside = {"mlflow": "mlflow.db", "trackio": "trackio", "aim": ""}
     return str(run_dir.parent / beside[tracker] if tracker in beside else run_dir / tracker)
 
 
