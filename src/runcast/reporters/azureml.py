@@ -27,8 +27,8 @@ class AzureMLReporter(MlflowReporter):
 
     name: ClassVar[str] = "azureml"
     requires: ClassVar[Requirement] = requirement("azureml")
-    # https://aka.ms/azure-machine-learning-limits; of its 50 tags some are the job's own.
-    limits: ClassVar[Limits] = Limits(metrics=200, params=200, param=500, tag=1000)
+    # https://aka.ms/azure-machine-learning-limits; of its 200 params one is the claim, of its 50 tags some are the job's own.
+    limits: ClassVar[Limits] = Limits(metrics=200, params=199, param=500, tag=1000)
     most_tags: ClassVar[int] = 40
     longest_tag_name: ClassVar[int] = 100
     replace = Reporter.replace  # a job has one run, and Azure ML takes no point back
