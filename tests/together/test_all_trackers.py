@@ -21,7 +21,6 @@ from runcast.verify import verify
 from .trackers import TOGETHER
 
 
-
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with something of everything, reported to `"all"`."""
