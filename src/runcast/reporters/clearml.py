@@ -299,6 +299,7 @@ class ClearMLReporter(Reporter):
             raise SessionLostError("the ClearML task is closed")
 
     def close(self, status: RunStatus) -> None:
+        """As the user property `status`; offline, ClearML itself keeps none."""
         if self._task is None:
             return
         self._tell(status=status, finished=repr(clock.time()))
@@ -389,6 +390,7 @@ class ClearMLReporter(Reporter):
         self.log_metrics_batch([events.Metrics(time=time, step=step, values=dict(metrics))])
 
     def log_text(self, key: str, text: str, step: int, time: float) -> None:
+        """As a debug sample, a text file."""
         content = text.encode()
         self._write(
             [_event("MediaEvent", stream=io.BytesIO(content), **self._sample(key, content, ".txt", step, time))]
@@ -442,6 +444,7 @@ class ClearMLReporter(Reporter):
         self._set_object("config", self._config)
 
     def set_summary(self, values: Mapping[str, Any]) -> None:
+        """As single values, and in the configuration object `summary`."""
         self._summary |= values
         self._set_object("summary", self._summary)
         numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}

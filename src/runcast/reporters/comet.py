@@ -330,6 +330,7 @@ class CometReporter(Reporter):
             self._described = tags
 
     def close(self, status: RunStatus) -> None:
+        """Under Other, `status`; Comet itself knows success and crash."""
         experiment = self._experiment
         if experiment is None:
             return
@@ -422,6 +423,7 @@ class CometReporter(Reporter):
         return shown, value
 
     def set_summary(self, values: Mapping[str, Any]) -> None:
+        """Under Other, `summary/<name>`."""
         for key, value in values.items():
             self._other(f"summary/{key}", to_text(value))
         self._own["summary"] = {**self._own.get("summary", {}), **values}
@@ -446,6 +448,7 @@ class CometReporter(Reporter):
     def log_table(
         self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int, time: float
     ) -> None:
+        """As a CSV asset."""
         out = io.StringIO(newline="")
         writer = csv.writer(out)
         writer.writerow(columns)
@@ -461,6 +464,7 @@ class CometReporter(Reporter):
         self._asset(key, lambda to: to.log_histogram_3d(shown, name=key, step=step, metadata=about))
 
     def log_artifact(self, artifact: LocalArtifact, step: int | None, time: float) -> None:
+        """As assets `<name>/<path>`, or a model's files."""
         for file in artifact.files:
             name = f"{artifact.name}/{file.path}"
             inside(Path("/artifacts"), name)  # nobody who downloads it is led elsewhere

@@ -141,6 +141,8 @@ class OtlpReporter(Reporter):
 
     def close(self, status: RunStatus) -> None:
         """A series a status, `runcast.run.status`."""
+        if self._sender.closed:
+            return
         self._send_status(status)
         self._sender.close()
 
@@ -202,6 +204,8 @@ class _Stop(Exception):
 class _Sender:
     """The SDK's exporter, one request a call, every failure an exception."""
 
+    closed = False
+
     def __init__(self, run: RunInfo) -> None:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.sdk.metrics.export import MetricExportResult
@@ -260,6 +264,7 @@ class _Sender:
 
     def close(self) -> None:
         self._exporter.shutdown()
+        self.closed = True
 
 
 def _session(heard: _Heard) -> Any:

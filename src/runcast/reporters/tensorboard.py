@@ -154,6 +154,7 @@ class TensorBoardReporter(Reporter):
         self._write(step, time, [*values, exact])
 
     def log_config(self, config: Mapping[str, Any]) -> None:
+        """On the text page, as a table; what the run starts with on the hparams page too."""
         self._config = merge(self._config, dict(config))
         self._write_ours(_CONFIG, flatten(self._config))
 
@@ -163,6 +164,7 @@ class TensorBoardReporter(Reporter):
     def log_table(
         self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int, time: float
     ) -> None:
+        """On the text page."""
         cells = [*columns, *(to_text(cell) for row in rows for cell in row)]
         self._write(step, time, [_text(self._tag(key, "table"), key, cells, [len(rows) + 1, len(columns)])])
 
@@ -195,6 +197,7 @@ class TensorBoardReporter(Reporter):
         self._write(step, time, [entry])
 
     def log_artifact(self, artifact: LocalArtifact, step: int | None, time: float) -> None:
+        """Linked or copied beside the event files, with a table on the text page."""
         version = hashlib.sha256(f"{artifact.name}\0{time!r}".encode()).hexdigest()[:8]
         folder = f"artifacts/{slug(artifact.name)}-{version}"
         for file in artifact.files:
@@ -212,10 +215,12 @@ class TensorBoardReporter(Reporter):
         self._write_ours(f"{_ARTIFACT}{artifact.name}", rows, time)
 
     def set_summary(self, values: Mapping[str, Any]) -> None:
+        """On the text page, as a table."""
         self._summary = {**self._summary, **values}
         self._write_ours(_SUMMARY, self._summary)
 
     def add_tags(self, tags: Sequence[str]) -> None:
+        """On the text page, in the table of the run."""
         self._tags = tuple(sorted({*self._tags, *tags}))
         self._write_run("running")
 
@@ -223,6 +228,7 @@ class TensorBoardReporter(Reporter):
         self._file.flush()
 
     def close(self, status: RunStatus) -> None:
+        """On the text page, in the table of the run; the hparams page knows success and failure."""
         if self._file.closed:
             return
         self._write_run(status)

@@ -378,6 +378,7 @@ class WandbReporter(Reporter):
             clock.sleep(FLUSH_INTERVAL / 10)
 
     def close(self, status: RunStatus) -> None:
+        """In the config, `runcast/status`; W&B itself keeps an exit code."""
         if self._ended:
             return
         self._put(status=status, finished=clock.time())
