@@ -172,6 +172,16 @@ def test_plugin_is_light_and_silent(run: Callable[..., subprocess.CompletedProce
     assert "not tested" not in done.stdout
 
 
+def test_skipped_module_of_another_is_none_of_its_business(
+    run: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """A module that is skipped as a whole, as `pytest.importorskip` does, is pytest's to report."""
+    done = run("import pytest\npytest.skip('not here', allow_module_level=True)\n", "-rs")
+    assert "1 skipped" in done.stdout
+    assert "INTERNALERROR" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_failures_explain_themselves(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """A failure shows what was compared, as pytest's own rewritten asserts do, and a sentence on what is probably wrong."""
     broken = """

@@ -93,7 +93,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     seen: dict[str, dict[str, list[_Seen]]] = defaultdict(lambda: defaultdict(list))
     for outcome in ("passed", "skipped", "xfailed", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, []):
-            about = dict(report.user_properties).get(_PROPERTY)
+            about = dict(getattr(report, "user_properties", ())).get(_PROPERTY)  # a module that is skipped has none
             if about is None:
                 continue
             reason = _reason(report)
