@@ -19,6 +19,7 @@ from runcast.verify import KINDS, Verification, compare, verify
 from .trackers import TOGETHER
 
 PAIRS = list(permutations(TOGETHER, 2))
+pytestmark = pytest.mark.timeout(3000)  # the first test of each fixture waits for dozens of couriers
 
 
 @pytest.fixture(scope="module")
