@@ -193,14 +193,16 @@ def test_a_strangers_store_reads_no_file_elsewhere(store: tuple[Path, str], tmp_
 def test_damage_costs_what_is_damaged(tmp_path: Path) -> None:
     """What one row of ours has come to hold, and no longer makes sense, is left out alone."""
     with runcast.start_run("trackio", dir=tmp_path, project="p") as run:
-        for step in range(3):
+        for step in range(6):
             run.log({"loss": 1.0}, step=step)
         run.log_table("rows", ["a"], [[1]], step=0)
     folder = Path(native_of(run.dir, "trackio").data["dir"])
     with sqlite3.connect(folder / "p.db") as database:
         database.execute('UPDATE metrics SET metrics = \'{"rows": {"_type": "trackio.table"}}\' WHERE step = 1')
         database.execute("UPDATE metrics SET metrics = '{\"loss\": [1]}' WHERE step = 2")
+        database.execute("UPDATE metrics SET metrics = '{\"loss\": 1.0' WHERE step = 3")
+        database.execute("UPDATE metrics SET timestamp = 'long ago' WHERE step = 4")
     (native,) = TrackioReporter().find_runs(str(run.dir))
     record = TrackioReporter().read(native)
-    assert [point.step for point in record.metrics["loss"]] == [0]
+    assert [point.step for point in record.metrics["loss"]] == [0, 5]
     assert [point.rows for point in record.tables["rows"]] == [((1,),)]

@@ -87,10 +87,9 @@ def record_of(store: Store, run_id: str, name: str, config: dict[str, Any]) -> R
     """The record of the run whose config this is."""
     record = without_series(config, name)
     for row in store.rows(run_id):
-        time = seconds(row.time)
         for key, value in row.values.items():
             try:
-                _add(record, store, name_of(key), value, row, time)
+                _add(record, store, name_of(key), value, row, seconds(row.time))
             except (OSError, ValueError, LookupError, TypeError) as error:
                 logger.warning(
                     "Trackio's %r at step %s is left out: %s: %s", key, row.step, type(error).__name__, error

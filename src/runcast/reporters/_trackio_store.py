@@ -255,7 +255,7 @@ class Store:
             for entry in self._waiting(run_id)
         ]
         stored = [
-            Row(json.loads(values), step, time, log_id or "")
+            Row(_decoded(values), step, time, log_id or "")
             for values, step, time, log_id in self.query(
                 "SELECT metrics, step, timestamp, {log_id} FROM metrics WHERE {run} = ? ORDER BY id", run_id
             )
@@ -298,6 +298,16 @@ class Store:
             for entry in waiting_in(self.folder)
             if project_of(entry["project"]) == self.project and run_id in (None, entry.get("run_id") or entry["run"])
         ]
+
+
+def _decoded(content: str | bytes) -> dict[str, Any]:
+    """The values of a row; none where it is damaged."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        logger.warning("a row of Trackio's is left out: %s", error)
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def projects_in(folder: Path) -> list[str]:

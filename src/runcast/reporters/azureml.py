@@ -74,12 +74,15 @@ class AzureMLReporter(MlflowReporter):
         return f"-{uuid.uuid4().hex[:8]}"
 
     def _send_tags(self, tags: Mapping[str, str]) -> None:
-        """Those that fit; the rest as a file, which counts where a name is in both."""
+        """Those that fit; the rest as a file, which counts where a name is in both.
+
+        Config that params can't hold goes to the file too: what few tags there are, are for what people look for.
+        """
         few: dict[str, str] = {}
         for key, value in tags.items():
             short = len(key) <= self.longest_tag_name and len(value) <= self.limits.tag
-            room = key in self._native or len(self._native | few.keys()) < self.most_tags
-            if short and room and key not in self._in_files:
+            room = len(self._native | few.keys()) < self.most_tags and not key.startswith("config.")
+            if short and (room or key in self._native) and key not in self._in_files:
                 few[key] = value
         rest = {key: value for key, value in tags.items() if key not in few and self._tags.get(key) != value}
         if rest:

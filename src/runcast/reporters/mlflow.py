@@ -13,7 +13,6 @@ Runs of other writers are read too (`_mlflow_theirs.py`).
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -61,6 +60,7 @@ from runcast.reporters._mlflow_names import (
     requests,
     to_json,
 )
+from runcast.reporters._mlflow_pictures import histogram_svg, preview
 from runcast.reporters._mlflow_record import OurRun, Stored
 from runcast.reporters._mlflow_store import (
     absolute,
@@ -389,7 +389,7 @@ class MlflowReporter(Reporter):
     def log_image(self, key: str, image: Path, step: int, time: float) -> None:
         data = image.read_bytes()
         name = self._media_name(key, step, time, data, "png")
-        self._store("images", {name: image, f"{name.removesuffix('.png')}+compressed.webp": _preview(data)})
+        self._store("images", {name: image, f"{name.removesuffix('.png')}+compressed.webp": preview(data)})
         self._send_tags({"mlflow.loggedImages": "True"})
 
     def log_table(
@@ -409,7 +409,8 @@ class MlflowReporter(Reporter):
         self._send_tags({"mlflow.loggedArtifacts": text})
 
     def log_histogram(self, key: str, counts: Sequence[float], edges: Sequence[float], step: int, time: float) -> None:
-        data = _histogram_svg(counts, edges)
+        """As a picture in ``histograms/``, with the exact numbers in it."""
+        data = histogram_svg(counts, edges)
         self._store("histograms", {self._media_name(key, step, time, data, "svg"): data})
 
     def log_artifact(self, artifact: LocalArtifact, step: int | None, time: float) -> None:
@@ -431,6 +432,7 @@ class MlflowReporter(Reporter):
         self._store("manifests", {f"{code}{fresh}.json": to_json(manifest)})
 
     def set_summary(self, values: Mapping[str, Any]) -> None:
+        """As tags; numbers, once they are final, also as metrics ``summary/<name>``."""
         tags: dict[str, str] = {}
         for name, value in values.items():
             tags |= pieces(f"summary.{self._code(name)}", to_text(value))
@@ -586,39 +588,3 @@ def _refuse_artifacts_elsewhere(stored: Path | None, folder: Path) -> None:
             f"MLflow would keep the files of this run in {str(stored)!r}, outside of {str(places[0])!r}: take another "
             "project name, or name the database with MLFLOW_TRACKING_URI if it is yours"
         )
-
-
-# -- pictures ------------------------------------------------------------------------------------------------------
-
-
-def _preview(png: bytes) -> bytes:
-    """The small picture that MLflow's charts show first."""
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(png))
-    small = image.convert("L" if image.mode.startswith("I") else "RGBA")
-    small.thumbnail((256, 256))
-    out = io.BytesIO()
-    small.save(out, format="WEBP")
-    return out.getvalue()
-
-
-def _histogram_svg(counts: Sequence[float], edges: Sequence[float]) -> bytes:
-    """A bar chart to look at, with its numbers inside to read."""
-    numbers = json.dumps({"counts": list(counts), "edges": list(edges)})
-    low, half = edges[0] / 2, (edges[-1] / 2 - edges[0] / 2) or 1.0  # halves: the whole may be beyond every float
-    highest = max(counts, default=0.0) or 1.0
-    x = [600 * ((edge / 2 - low) / half) for edge in edges]
-    bars = "".join(
-        f'<rect x="{left:.2f}" y="{200 - 200 * (count / highest):.2f}" width="{right - left:.2f}" '
-        f'height="{200 * (count / highest):.2f}"/>'
-        for count, (left, right) in zip(counts, itertools.pairwise(x), strict=True)
-    )
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="-20 -20 640 260" width="640" height="260">'
-        f"<metadata>{numbers}</metadata>"
-        f'<g fill="#4878d0" stroke="white" stroke-width="0.5">{bars}</g>'
-        '<path d="M0 200H600" stroke="black"/><g font-family="sans-serif" font-size="14">'
-        f'<text y="220">{edges[0]:.6g}</text><text x="600" y="220" text-anchor="end">{edges[-1]:.6g}</text>'
-        f'<text y="-5">{max(counts, default=0.0):.6g}</text></g></svg>'
-    ).encode()

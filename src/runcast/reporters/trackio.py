@@ -39,7 +39,7 @@ from runcast.reporter import (
     transient,
 )
 from runcast.reporters import _trackio_theirs as theirs
-from runcast.reporters import _trackio_values as values
+from runcast.reporters import _trackio_values as encode
 from runcast.reporters._trackio_record import OWN, config_of, record_of, without_series
 from runcast.reporters._trackio_store import Known, Row, Store, new_project
 from runcast.reporters._versions import requirement
@@ -75,7 +75,7 @@ class TrackioReporter(Reporter):
         reason = f"files in {folder}" if folder else "files beside the run folders"
         elsewhere = [name for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL") if os.environ.get(name)]
         if elsewhere:
-            reason += f", not where {' and '.join(elsewhere)} says: upload them with trackio sync"
+            reason += f", not where {' and '.join(elsewhere)} says"
         return offline(super().availability(), f"{reason}: trackio show", mode="local")
 
     # -- starting --------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class TrackioReporter(Reporter):
             ValueError: The run began in another. Only the user says where we write.
         """
         wanted = setting(self._dir, "TRACKIO_DIR", "")
-        now = Path(wanted).absolute() if wanted else None
+        now = Path(wanted).resolve() if wanted else None
         if attach is None:
             return now
         began = attach.data.get("home")
@@ -154,7 +154,7 @@ class TrackioReporter(Reporter):
         self.log_metrics_batch([Metrics(values=dict(metrics), step=step, time=time)])
 
     def log_metrics_batch(self, batch: Sequence[Metrics]) -> None:
-        self._store.write(self._run, [_row(values.numbers(event.values), event.step, event.time) for event in batch])
+        self._store.write(self._run, [_row(encode.numbers(event.values), event.step, event.time) for event in batch])
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         self._record.config = merge(self._record.config, dict(config))
@@ -162,24 +162,24 @@ class TrackioReporter(Reporter):
 
     def log_text(self, key: str, text: str, step: int, time: float) -> None:
         """As a report."""
-        self._write(key, values.text(text), step, time)
+        self._write(key, encode.text(text), step, time)
 
     def log_image(self, key: str, image: Path, step: int, time: float) -> None:
         data = image.read_bytes()
         name = f"{slug(key)}-{hashlib.sha256(data).hexdigest()[:16]}.png"
-        path = self._store.add_image(self._run.id, values.checked_step(step), name, data)
-        self._write(key, values.image(path), step, time)
+        path = self._store.add_image(self._run.id, encode.checked_step(step), name, data)
+        self._write(key, encode.image(path), step, time)
 
     def log_table(
         self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int, time: float
     ) -> None:
-        self._write(key, values.table(columns, rows), step, time)
+        self._write(key, encode.table(columns, rows), step, time)
 
     def log_histogram(self, key: str, counts: Sequence[float], edges: Sequence[float], step: int, time: float) -> None:
-        self._write(key, values.histogram(counts, edges), step, time)
+        self._write(key, encode.histogram(counts, edges), step, time)
 
     def log_artifact(self, artifact: LocalArtifact, step: int | None, time: float) -> None:
-        metadata = values.exact(dict(artifact.metadata))
+        metadata = encode.exact(dict(artifact.metadata))
         version = self._store.add_artifact(self._run, _artifact_name(artifact.name), artifact, metadata)
         self._artifacts[artifact.name] = {**version, "kind": artifact.kind, "step": step, "metadata": metadata}
         self._changed = True
@@ -197,7 +197,7 @@ class TrackioReporter(Reporter):
     def flush(self) -> None:
         if self._changed:
             # Trackio writes a config with a row, and tells runs by their rows: this one is empty, and there but once.
-            began = Row({}, 0, values.moment(self._record.started or 0.0), f"{self._run.id}:start")
+            began = Row({}, 0, encode.moment(self._record.started or 0.0), f"{self._run.id}:start")
             self._store.write(self._run, [began], config_of(self._record, self._artifacts))
             self._changed = False
         self._store.flush()
@@ -209,7 +209,7 @@ class TrackioReporter(Reporter):
         self.flush()
 
     def _write(self, key: str, value: dict[str, Any], step: int, time: float) -> None:
-        self._store.write(self._run, [_row({values.key_of(key): value}, step, time)])
+        self._store.write(self._run, [_row({encode.key_of(key): value}, step, time)])
 
     def is_transient(self, error: Exception) -> bool | float:
         if isinstance(error, sqlite3.OperationalError):
@@ -242,7 +242,7 @@ class TrackioReporter(Reporter):
 
 
 def _row(content: dict[str, Any], step: int, time: float) -> Row:
-    return Row(content, values.checked_step(step), values.moment(time), uuid.uuid4().hex)
+    return Row(content, encode.checked_step(step), encode.moment(time), uuid.uuid4().hex)
 
 
 def _artifact_name(name: str) -> str:
