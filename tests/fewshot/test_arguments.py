@@ -93,3 +93,17 @@ def test_defaults_suit_few_examples():
     args = TrainingArguments()
     assert (args.per_device_train_batch_size, args.learning_rate, args.num_train_epochs) == (16, 2e-5, 1.0)
     assert (args.save_strategy, args.sampling_strategy, args.loss) == ("no", "oversampling", "cosine")
+    assert args.restore_callback_states_from_checkpoint
+
+
+def test_an_unknown_strategy_is_refused():
+    """The error lists those that there are."""
+    with pytest.raises(ValueError, match="is 'batches'; expected one of batch, oversampling, undersampling, unique"):
+        TrainingArguments(sampling_strategy="batches")
+
+
+def test_a_loss_that_is_a_function_is_saved_by_name():
+    """JSON, pickle and torch.save get its name; a copy keeps the function."""
+    args = TrainingArguments(loss=lambda embeddings, labels: embeddings.sum())
+    assert json.loads(args.to_json_string())["loss"] == pickle.loads(pickle.dumps(args)).loss == "<lambda>"
+    assert copy.deepcopy(args).loss is args.loss

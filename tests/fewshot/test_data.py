@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from runcast.fewshot.data import Examples, evaluation_examples, examples
 
@@ -45,6 +46,32 @@ def test_numpy_labels_become_plain_ones():
     assert [type(label) for label in found.labels] == [int, int]
 
 
+@pytest.mark.parametrize(
+    ("labels", "plain", "form", "classes"),
+    [
+        ([["b", "a"], []], [("b", "a"), ()], "names", ["a", "b"]),
+        ([("a",), {"c", "b"}], [("a",), ("b", "c")], "names", ["a", "b", "c"]),
+        (np.array([[0, 1, 1], [1, 0, 0]]), [(0, 1, 1), (1, 0, 0)], "rows", [0, 1, 2]),
+        (torch.tensor([[0.0, 1.0], [0.0, 0.0]]), [(0.0, 1.0), (0.0, 0.0)], "rows", [0, 1]),
+        ([0, 1], [0, 1], "single", [0, 1]),
+    ],
+)
+def test_a_text_may_have_several_labels(labels, plain, form, classes):
+    """As lists of names or as rows of 0 and 1, of whatever type; they are plain values afterwards."""
+    found = examples({"text": ["x", "y"], "label": labels}, "train_dataset")
+    assert (found.labels, found.label_form, found.classes) == (plain, form, classes)
+
+
+@pytest.mark.parametrize("labels", [[["a", "b"], []], [[1, 0], [0, 0]]])
+def test_several_labels_are_read_from_every_kind_of_dataset(labels):
+    """A DataFrame, a datasets.Dataset and rows give the same labels as a dict."""
+    columns = {"text": ["x", "y"], "label": labels}
+    expected = examples(columns, "train_dataset").labels
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    for data in (rows, pd.DataFrame(columns), datasets.Dataset.from_dict(columns)):
+        assert examples(data, "train_dataset").labels == expected
+
+
 def test_several_evaluation_sets_keep_their_names():
     """A dict of datasets is several of them, a dict of columns is one."""
     several = evaluation_examples({"easy": COLUMNS, "hard": pd.DataFrame(COLUMNS)})
@@ -66,7 +93,21 @@ def test_several_evaluation_sets_keep_their_names():
         ({"text": ["a", "b"], "label": [1.0, math.nan]}, ValueError, "label in row 1 is missing .nan."),
         ({"text": ["a", "b"], "label": ["x", None]}, ValueError, "label in row 1 is missing .None."),
         ({"text": ["a", "b"], "label": ["x", 1]}, ValueError, "labels of several types .1 str, 1 int."),
-        ({"text": ["a", "b"], "label": [[1, 0], [0, 1]]}, TypeError, "label in row 0 is .1, 0. .list."),
+        ({"text": ["a", "b"], "label": ["x", {"y": 1}]}, TypeError, "label in row 1 is .'y': 1. .dict."),
+        ({"text": ["a", "b"], "label": ["x", pd.NA]}, ValueError, "label in row 1 is missing .<NA>."),
+        ({"text": ["a", "b"], "label": ["x", ["y"]]}, ValueError, "labels of several types .1 str, 1 list."),
+        ({"text": ["a", "b"], "label": [["x"], ["y", None]]}, ValueError, "a label in row 1 is missing"),
+        ({"text": ["a", "b"], "label": [["x"], ["y", 2]]}, TypeError, "row 1 are .'y', 2.; expected names"),
+        (
+            {"text": ["a", "b"], "label": [["x"], ["y", "y"]]},
+            ValueError,
+            "row 1 are .'y', 'y'.; expected each name once",
+        ),
+        ({"text": ["a", "b"], "label": [[0, 1], [0, 2]]}, ValueError, "row 1 are .0, 2.; expected a list of names"),
+        ({"text": ["a", "b"], "label": [[0, 1], [0]]}, ValueError, "row 1 are 1 values, and 2 in row 0"),
+        ({"text": ["a", "b"], "label": [[0, 1], [0, math.nan]]}, ValueError, "row 1 are .0, nan.; expected"),
+        ({"text": ["a", "b"], "label": [[1], [0]]}, ValueError, "rows of a single 0 or 1"),
+        ({"text": ["a", "b"], "label": [[], []]}, ValueError, "has no label at all: every list is empty"),
         ({"text": ["a", "b"], "label": [1]}, ValueError, "2 texts and 1 labels"),
         ({"text": [], "label": []}, ValueError, "train_dataset is empty"),
         ([], ValueError, "train_dataset is empty"),

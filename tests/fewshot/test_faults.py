@@ -45,6 +45,7 @@ trainer = Trainer(
     callbacks=[Dies()],
 )
 trainer.train(resume_from_checkpoint=resume)
+trainer.save_model(f"{output}/final")
 """
 
 
@@ -73,8 +74,8 @@ def test_weights_are_those_of_an_unreported_training(make_args, body_dir, train_
     assert all(torch.equal(a, b) for a, b in zip(*trained, strict=True))
 
 
-def test_killed_training_goes_on_in_the_same_run_of_every_tracker(body_dir, train_data, tmp_path, monkeypatch):
-    """Killed at step 8, resumed from the checkpoint of step 5: one run, in which no step shows twice."""
+def test_killed_training_goes_on_as_if_nothing_had_happened(make_args, body_dir, train_data, tmp_path, monkeypatch):
+    """Killed at step 8, resumed from step 5: the weights of an undisturbed one, and one run, no step of which shows twice."""
     monkeypatch.setenv("RUNCAST_DELIVERY", "process")
 
     def train(die_at, resume):
@@ -104,3 +105,15 @@ def test_killed_training_goes_on_in_the_same_run_of_every_tracker(body_dir, trai
     assert shown == Counter(range(1, 13))
     for result in verify(run_dir):
         assert result.matches, result
+
+    undisturbed = FewShotClassifier.from_pretrained(str(body_dir), device="cpu")
+    args = make_args(
+        max_steps=12, per_device_train_batch_size=4, learning_rate=2e-5, output_dir=str(tmp_path / "other")
+    )
+    Trainer(undisturbed, args, train_data).train()
+    killed_and_resumed = FewShotClassifier.from_pretrained(tmp_path / "output" / "final", device="cpu")
+    expected, found = undisturbed.state_dict(), killed_and_resumed.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    for name, array in undisturbed.head.arrays().items():
+        assert torch.equal(torch.tensor(array), torch.tensor(killed_and_resumed.head.arrays()[name]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 
 import runcast
 from runcast.fewshot import FewShotClassifier, Trainer, TrainingArguments
+from runcast.fewshot.losses import LOSS_NAMES
 from runcast.frameworks.transformers import ReportingCallback
 
 
@@ -50,12 +53,89 @@ def test_training_brings_texts_of_a_label_together(make_trainer):
     assert trainer.evaluate()["eval_loss"] < 0.6 * before
 
 
-@pytest.mark.parametrize("loss", ["cosine", "contrastive"])
-@pytest.mark.parametrize("sampling_strategy", ["oversampling", "undersampling", "unique"])
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("sampling_strategy", ["batch", "oversampling", "undersampling", "unique"])
 def test_every_loss_and_strategy_trains(make_trainer, loss, sampling_strategy):
-    """Each combination runs and gives a finite loss."""
-    output = make_trainer(loss=loss, sampling_strategy=sampling_strategy, max_steps=2).train()
-    assert np.isfinite(output.training_loss)
+    """Each combination runs, moves the body, and gives finite losses."""
+    trainer = make_trainer(loss=loss, sampling_strategy=sampling_strategy, max_steps=2)
+    before = weights(trainer.model).clone()
+    output = trainer.train()
+    assert np.isfinite(output.training_loss) and np.isfinite(trainer.evaluate()["eval_loss"])
+    assert torch.isfinite(weights(trainer.model)).all() and not torch.equal(weights(trainer.model), before)
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_every_loss_is_minimised(make_trainer, loss):
+    """Training on batches makes the loss of evaluation texts sink, each loss by its own measure."""
+    trainer = make_trainer(loss=loss, sampling_strategy="batch", max_steps=25, learning_rate=3e-3)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+
+
+def test_a_loss_of_ones_own_trains(make_trainer):
+    """A function of embeddings and labels is minimised, and the arguments can be saved though it can't."""
+    seen = []
+
+    def norm(embeddings, labels):
+        seen.append((embeddings.shape, labels.tolist()))
+        return embeddings.square().sum(dim=1).mean()
+
+    trainer = make_trainer(loss=norm, sampling_strategy="batch", max_steps=10, save_strategy="steps", save_steps=10)
+    before = trainer.evaluate()["eval_loss"]
+    seen.clear()
+    trainer.train()
+    assert all(shape == (24, 16) and sorted(labels) == [0] * 8 + [1] * 8 + [2] * 8 for shape, labels in seen)
+    assert trainer.evaluate()["eval_loss"] < before
+    assert trainer.args.to_dict()["loss"] == "norm"
+
+
+def test_batches_are_some_texts_of_some_classes(make_trainer):
+    """With the strategy "batch" a step has that many texts of that many classes, each with its class."""
+    trainer = make_trainer(sampling_strategy="batch", classes_per_batch=2, examples_per_class=3)
+    for batch in trainer.get_train_dataloader():
+        assert sorted(torch.bincount(batch["labels"], minlength=3).tolist()) == [0, 3, 3]
+        assert len(batch["input_ids"]) == 6
+
+
+def test_the_loss_of_a_batch_of_classes_is_that_of_all_its_pairs(make_trainer, model):
+    """Positives and negatives weigh the same, each text embedded once, in parts by length or not."""
+    trainer = make_trainer(sampling_strategy="batch", classes_per_batch=3, examples_per_class=2)
+    rows = list(trainer.get_train_dataloader().dataset.sampler)[:6]
+    batch = next(iter(trainer.get_train_dataloader()))
+    model.eval()
+    vectors = torch.tensor(model.encode([trainer.train_dataset.texts[row] for row in rows]))
+    similarity = torch.cosine_similarity(vectors[:, None], vectors[None, :], dim=-1)
+    same = batch["labels"][:, None] == batch["labels"][None, :]
+    itself = torch.eye(6, dtype=torch.bool)
+    expected = ((1 - similarity[same & ~itself]) ** 2).mean() / 2 + (similarity[~same] ** 2).mean() / 2
+    assert torch.isclose(trainer.compute_loss(model, batch), expected, atol=1e-5)
+
+
+def test_an_epoch_of_batches_has_forty_steps_at_least(make_trainer):
+    """Few texts are gone over until there are forty steps."""
+    assert make_trainer(max_steps=-1, num_train_epochs=1, sampling_strategy="batch").train().global_step == 40
+
+
+def test_texts_of_several_labels_train(make_trainer, model, train_data, monkeypatch):
+    """Rows of 0 and 1 make pairs that share a label or don't, in batches and as pairs; triplets are refused."""
+    index = {"billing": [1, 0, 0], "delivery": [0, 1, 0], "account": [0, 1, 1]}
+    monkeypatch.setattr(
+        FewShotClassifier, "class_indices", lambda self, labels, name="": np.array([index[label] for label in labels])
+    )
+    for strategy in ("batch", "oversampling"):
+        trainer = make_trainer(sampling_strategy=strategy, loss="cosine")
+        batch = next(iter(trainer.get_train_dataloader()))
+        assert batch["labels"].shape == (len(batch["input_ids"]), 3)
+        loss = trainer.compute_loss(model, batch)
+        loss.backward()
+        assert torch.isfinite(loss)
+        if strategy == "oversampling":
+            rows = batch["labels"]
+            shares = (rows[batch["left"]] & rows[batch["right"]]).any(dim=1)
+            assert torch.equal(shares.float(), batch["target"])
+    with pytest.raises(ValueError, match="needs one label a text"):
+        make_trainer(loss="triplet_all").get_train_dataloader()
 
 
 def test_an_epoch_has_all_the_pairs(make_trainer):
@@ -70,7 +150,7 @@ def test_each_epoch_draws_other_pairs(make_trainer):
 
     class Watch(TrainerCallback):
         def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-            seen.append(list(train_dataloader.dataset.pairs))
+            seen.append(list(train_dataloader.dataset.sampler))
 
     make_trainer({"callbacks": [Watch]}, max_steps=-1, num_train_epochs=2, num_iterations=1).train()
     assert len(seen) == 2 and seen[0] != seen[1]
@@ -88,7 +168,7 @@ def test_the_loss_of_a_batch_is_that_of_its_pairs(make_trainer, model):
     """Embedding distinct texts once gives the loss that embedding every pair gives."""
     trainer = make_trainer()
     loader = trainer.get_train_dataloader()
-    pairs, batch = list(loader.dataset.pairs)[:8], next(iter(loader))
+    pairs, batch = list(loader.dataset.sampler)[:8], next(iter(loader))
     model.eval()
     texts = trainer.train_dataset.texts
     left, right = (torch.tensor(model.encode([texts[pair[side]] for pair in pairs])) for side in (0, 1))
@@ -183,10 +263,77 @@ def test_a_metric_may_be_a_function(make_trainer):
     assert (several["eval_one"], several["eval_two"]) == (1.0, 2.0)
 
 
-def test_an_unknown_metric_is_named_with_the_nearest(make_trainer):
+def test_an_unknown_metric_is_named_with_the_nearest(make_trainer, monkeypatch):
     """A misspelt metric fails when the trainer is made, with a suggestion."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # as without the package evaluate
     with pytest.raises(ValueError, match="sklearn.metrics has no metric 'acuracy'. Did you mean 'accuracy'"):
         make_trainer({"metric": "acuracy"})
+
+
+SHARE_RIGHT = """
+import datasets
+import evaluate
+
+class ShareRight(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("int32"), "references": datasets.Value("int32")})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions, references, times=1):
+        return {"share_right": times * sum(p == r for p, r in zip(predictions, references)) / len(references)}
+"""
+
+
+def test_a_metric_of_evaluate_is_computed(make_trainer, tmp_path, monkeypatch):
+    """Where that package is installed, what it loads under a name that scikit-learn lacks gets labels as numbers."""
+    pytest.importorskip("evaluate")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (tmp_path / "share_right").mkdir()
+    (tmp_path / "share_right" / "share_right.py").write_text(SHARE_RIGHT)
+    trainer = make_trainer({"metric": str(tmp_path / "share_right"), "metric_kwargs": {"times": 2}})
+    found = trainer.evaluate()
+    assert found["eval_share_right"] == pytest.approx(2 * found["eval_accuracy"])
+
+
+def test_metrics_see_the_texts_in_order(make_trainer, eval_data):
+    """Texts are embedded by length, but predictions and true labels come as in the dataset."""
+    seen = []
+
+    def keep(y_pred, y_test):
+        seen.append((y_pred.tolist(), y_test.tolist()))
+        return 0.0
+
+    data = {"text": [*eval_data["text"], "refund"], "label": [*eval_data["label"], "billing"]}
+    trainer = make_trainer({"metric": keep, "eval_dataset": data}, eval_strategy="steps", eval_steps=2, max_steps=2)
+    trainer.train()
+    assert seen[0] == (trainer.model.predict(data["text"]).tolist(), data["label"])
+
+
+def test_texts_are_embedded_once_while_the_body_stands_still(make_trainer, model, eval_data):
+    """Evaluating and predicting again costs nothing; after a step all is embedded anew."""
+    trainer = make_trainer(eval_strategy="steps", eval_steps=4)
+    passes = []
+    model.body.register_forward_hook(lambda *_: passes.append(1))
+    trainer.train()
+    passes.clear()
+    first = trainer.evaluate()
+    assert trainer.evaluate(eval_data)["eval_loss"] == first["eval_loss"]
+    trainer.predict(eval_data["text"])
+    trainer.predict(trainer.train_dataset.texts)
+    assert not passes
+    with torch.no_grad():
+        next(model.parameters()).add_(0.01)
+    assert trainer.evaluate()["eval_loss"] != first["eval_loss"]
+    assert passes
+
+
+@pytest.mark.parametrize("options", [{"bf16": True}, {"torch_compile": True, "torch_compile_backend": "eager"}])
+def test_the_usual_arguments_for_speed_train(make_trainer, options):
+    """Mixed precision and compilation run, and learn."""
+    trainer = make_trainer(sampling_strategy="batch", max_steps=15, **options)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
 
 
 def test_several_evaluation_sets_are_evaluated_by_name(make_trainer, eval_data):
@@ -225,15 +372,92 @@ def test_a_saved_classifier_is_evaluated_with_its_own_head(make_trainer, make_ar
         Trainer(unfitted, make_args(), eval_dataset=eval_data).evaluate()
 
 
-def test_one_example_per_class_trains(make_trainer, eval_data):
-    """One text a class is enough: its positive pair is itself."""
-    data = {
-        "text": ["my invoice charge", "the parcel late", "a password login"],
-        "label": ["billing", "delivery", "account"],
-    }
+ONE_EACH = {
+    "text": ["my invoice charge", "the parcel late", "a password login"],
+    "label": ["billing", "delivery", "account"],
+}
+
+
+@pytest.mark.parametrize("sampling_strategy", ["batch", "oversampling", "undersampling", "unique"])
+def test_one_example_per_class_trains(make_trainer, sampling_strategy):
+    """One text a class is enough: its positive pair is itself, and in a batch it is drawn twice."""
+    trainer = make_trainer({"train_dataset": ONE_EACH}, sampling_strategy=sampling_strategy)
+    before = weights(trainer.model).clone()
+    trainer.train()
+    assert not torch.equal(weights(trainer.model), before)
+    assert trainer.evaluate()["eval_accuracy"] > 1 / 3
+
+
+def test_a_loss_of_labels_cannot_learn_from_pairs_of_one_example_per_class(make_trainer):
+    """No text has a partner in its step then: the error says what to do, and what it says helps."""
+    options = {"loss": "supervised_contrastive"}
+    with pytest.raises(ValueError, match="needs two texts of a label in a step.*sampling_strategy='batch'"):
+        make_trainer({"train_dataset": ONE_EACH}, **options).train()
+    trainer = make_trainer({"train_dataset": ONE_EACH}, sampling_strategy="batch", **options)
+    before = weights(trainer.model).clone()
+    trainer.train()
+    assert not torch.equal(weights(trainer.model), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        ({"sampling_strategy": "undersampling"}, {"label": [[1, 1], [1, 0], [1, 1]]}),
+        ({"dataloader_drop_last": True, "per_device_train_batch_size": 64, "num_iterations": 1}, {}),
+    ],
+)
+def test_an_epoch_without_a_step_is_refused(make_trainer, options, change):
+    """Where every two texts share a label, or there are fewer pairs than a batch has, the error says what to change."""
+    data = {**ONE_EACH, **change}
+    with pytest.raises(
+        ValueError, match="make no step: use another sampling_strategy, or leave out dataloader_drop_last"
+    ):
+        make_trainer({"train_dataset": data, "eval_dataset": None}, **options).train()
+
+
+def test_workers_change_nothing(make_args, body_dir, train_data):
+    """Batches that another process makes are the same ones."""
+
+    def trained(**options):
+        model = FewShotClassifier.from_pretrained(body_dir, device="cpu")
+        Trainer(model, make_args(max_steps=2, **options), train_data).train()
+        return weights(model)
+
+    assert torch.equal(trained(), trained(dataloader_num_workers=1))
+
+
+def test_very_long_texts_are_cut_off(make_trainer, train_data, eval_data):
+    """Texts of ten thousand characters train, are evaluated and predicted, as their beginnings are."""
+    data = {**train_data, "text": [*train_data["text"][:-1], "account password user " * 450]}
     trainer = make_trainer({"train_dataset": data})
     trainer.train()
-    assert trainer.evaluate()["eval_accuracy"] > 1 / 3
+    short, long = trainer.model.encode(["refund payment money " * 10, "refund payment money " * 500])
+    assert np.allclose(short, long, atol=1e-6)
+    assert trainer.evaluate({"text": ["refund " * 1500], "label": ["billing"]})["eval_loss"] >= 0
+
+
+def test_nothing_is_done_in_a_step_that_can_be_done_before(make_trainer, model, monkeypatch):
+    """A text is tokenized once however often it is trained on, texts are embedded for the head only when it is needed."""
+    tokenized, encoded = [], []
+    tokenize, encode = model.tokenize, model.encode
+    monkeypatch.setattr(model, "tokenize", lambda texts: tokenized.extend(texts) or tokenize(texts))
+    monkeypatch.setattr(
+        model, "encode", lambda texts, **options: encoded.append(len(texts)) or encode(texts, **options)
+    )
+    trainer = make_trainer({"eval_dataset": None}, max_steps=30)
+    trainer.train()
+    assert len(tokenized) == len(set(tokenized)) <= 24
+    assert encoded == [24]
+    trainer.predict(trainer.train_dataset.texts)
+    assert encoded == [24]
+
+
+def test_the_optimizer_is_the_fused_one(make_trainer):
+    """AdamW updates all parameters in one go, where torch can."""
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    assert trainer.args.optim == "adamw_torch_fused"
+    assert trainer.optimizer.defaults["fused"] is True
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------
@@ -255,6 +479,8 @@ def test_one_example_per_class_trains(make_trainer, eval_data):
             r"eval_dataset has labels .* doesn't know: \['nobody'\]",
         ),
         ({"eval_dataset": {"sentence": ["a"], "label": ["billing"]}}, "eval_dataset has no column 'text'"),
+        ({"eval_dataset": {"text": ["a"]}}, "eval_dataset has no column 'label'"),
+        ({"eval_dataset": {"text": ["a"], "label": [None]}}, "eval_dataset: label in row 0 is missing"),
     ],
 )
 def test_bad_data_fails_when_the_trainer_is_made(make_trainer, change, message):
@@ -291,66 +517,6 @@ def test_missing_datasets_are_named(model, make_args):
         trainer.train()
     with pytest.raises(ValueError, match="evaluation needs a dataset"):
         trainer.evaluate()
-
-
-# -- checkpoints -----------------------------------------------------------------------------------------------------
-
-
-def test_resuming_goes_on_as_if_never_interrupted(make_args, body_dir, train_data):
-    """Weights after six steps are the same in one go and with a stop after three."""
-
-    def trainer(**options):
-        model = FewShotClassifier.from_pretrained(body_dir, device="cpu")
-        return Trainer(model, make_args(max_steps=6, save_strategy="steps", save_steps=3, **options), train_data)
-
-    whole = trainer()
-    whole.train()
-    resumed = trainer()
-    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-3")
-    assert torch.equal(weights(whole.model), weights(resumed.model))
-
-
-def test_a_checkpoint_is_a_complete_classifier(make_trainer, eval_data):
-    """A checkpoint's folder loads as a classifier that predicts."""
-    trainer = make_trainer(save_strategy="steps", save_steps=2)
-    trainer.train()
-    loaded = FewShotClassifier.from_pretrained(f"{trainer.args.output_dir}/checkpoint-4", device="cpu")
-    assert (loaded.predict(eval_data["text"]) == trainer.model.predict(eval_data["text"])).all()
-
-
-def test_the_best_model_is_loaded_at_the_end(make_trainer):
-    """With load_best_model_at_end the model is that of the best evaluation, head included."""
-    trainer = make_trainer(
-        eval_strategy="steps",
-        eval_steps=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="loss",
-        learning_rate=0.05,
-    )
-    trainer.train()
-    best = min(entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry)
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(best, abs=1e-6)
-
-
-def test_a_folder_that_is_no_checkpoint_is_refused(make_trainer, tmp_path):
-    """Resuming from something else says so."""
-    with pytest.raises(ValueError, match="holds no checkpoint of a FewShotClassifier"):
-        make_trainer().train(resume_from_checkpoint=str(tmp_path))
-
-
-def test_early_stopping_stops(make_trainer):
-    """EarlyStoppingCallback just works: evaluation on, no metric named, and it stops when accuracy stays put."""
-    trainer = make_trainer(
-        {"callbacks": [EarlyStoppingCallback(early_stopping_patience=5)]},
-        max_steps=50,
-        eval_strategy="steps",
-        eval_steps=1,
-        load_best_model_at_end=True,
-        learning_rate=1e-8,
-    )
-    trainer.train()
-    assert trainer.state.global_step == 6
-    assert trainer.state.best_metric == trainer.evaluate()["eval_accuracy"]
 
 
 def test_model_init_starts_each_training_afresh(make_args, body_dir, train_data):

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from runcast import __version__
-from runcast.cli import demo, import_, ls, replay, show, sync, trackers, train, verify
+from runcast.cli import demo, import_, ls, predict, replay, show, sync, trackers, train, verify
 from runcast.errors import RuncastError
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ def _runcast(
 
 app.command("trackers")(trackers.trackers)
 app.command("train", context_settings={"ignore_unknown_options": True})(train.train)
+app.command("predict")(predict.predict)
 app.command("demo")(demo.demo)
 app.command("ls")(ls.ls)
 app.command("show")(show.show)

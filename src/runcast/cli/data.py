@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,10 +13,12 @@ from typing import Any, TypeAlias
 
 from runcast.cli.output import UsageError, expected
 from runcast.errors import missing_extra
+from runcast.shots import draw
 
 Row: TypeAlias = Mapping[str, Any]
 Label: TypeAlias = "str | int | float | bool"
 _NAMED = 20
+_PARQUET_ROWS = 1024  # read at once
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,12 @@ def read_texts(path: Path, text_column: str, label_column: str) -> LabelledTexts
         UsageError: There is no such file, it can't be read as what its suffix says, a column or all rows are missing, a
             text is empty, or a label missing.
     """
-    read = _READERS.get(path.suffix.lower())
-    if read is None:
-        raise UsageError(f"{path}: unknown suffix {path.suffix!r}; expected one of {', '.join(_READERS)}")
-    if not path.is_file():
-        raise UsageError(f"no file {path}")
     texts: list[str] = []
     labels: list[Label] = []
-    with expected(OSError, ValueError):
-        for number, row in enumerate(read(path), start=1):
-            for column in (text_column, label_column):
-                if column not in row:
-                    raise UsageError(f"{path}, row {number}: no column {column!r}; it has {_names(row)}")
-            texts.append(_text(row[text_column], f"{path}, row {number}"))
-            labels.append(_label(row[label_column], f"{path}, row {number}"))
+    for number, row in enumerate(rows(path), start=1):
+        where = f"{path}, row {number}"
+        texts.append(text_of(row, text_column, where))
+        labels.append(_label(_value(row, label_column, where), where))
     if not texts:
         raise UsageError(f"{path} has no rows")
     kinds = Counter(type(label).__name__ for label in labels)
@@ -67,6 +60,38 @@ def read_texts(path: Path, text_column: str, label_column: str) -> LabelledTexts
         found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         raise UsageError(f"{path}: labels of several types ({found}); convert them to one")
     return LabelledTexts(str(path), texts, labels)
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """The rows of a CSV, JSONL, Parquet or text file, one after the other, so that a large file needs little memory.
+
+    Args:
+        path: UTF-8; what it is says its suffix. A CSV has a header line; a ``.txt`` has a text a line.
+
+    Raises:
+        UsageError: There is no such file, or it can't be read as what its suffix says.
+    """
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise UsageError(f"{path}: unknown suffix {path.suffix!r}; expected one of {', '.join(_READERS)}")
+    if not path.is_file():
+        raise UsageError(f"no file {path}")
+    with expected(OSError, ValueError):
+        yield from read(path)
+
+
+def text_of(row: Row, column: str, where: str) -> str:
+    """The text in a row.
+
+    Args:
+        row: As `rows` gives it.
+        column: Of the text.
+        where: What error messages call the row.
+
+    Raises:
+        UsageError: There is no such column, or no text in it.
+    """
+    return _text(_value(row, column, where), where)
 
 
 def sample(data: LabelledTexts, shots: int, seed: int) -> tuple[LabelledTexts, list[str]]:
@@ -88,16 +113,13 @@ def sample(data: LabelledTexts, shots: int, seed: int) -> tuple[LabelledTexts, l
             f"{data.file}: one example per class; expected at least two of some class, since training pairs texts of the "
             f"same class" + (": raise --shots" if shots < 2 else "")
         )
-    chance = random.Random(seed)
     notes = []
-    chosen: list[int] = []
     for label in sorted(rows_of, key=str):
-        rows = rows_of[label]
-        if len(rows) < shots:
-            alone = "; its only pair is of the text with itself" if len(rows) == 1 else ""
-            notes.append(f"class {label!r} has {len(rows)} of the {shots} examples wanted: all are used{alone}")
-        chosen += chance.sample(rows, min(shots, len(rows)))
-    chosen.sort()
+        count = len(rows_of[label])
+        if count < shots:
+            alone = "; its only pair is of the text with itself" if count == 1 else ""
+            notes.append(f"class {label!r} has {count} of the {shots} examples wanted: all are used{alone}")
+    chosen = draw(rows_of, shots, seed)
     few = LabelledTexts(data.file, [data.texts[row] for row in chosen], [data.labels[row] for row in chosen])
     return few, notes
 
@@ -160,14 +182,30 @@ def _parquet(path: Path) -> Iterator[Row]:
     except ModuleNotFoundError as error:
         raise missing_extra("pyarrow, which reads Parquet files,", "train") from error
     try:
-        content = parquet.read_table(path)
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_PARQUET_ROWS):
+                yield from batch.to_pylist()
     except pa.ArrowException as error:
         raise UsageError(f"{path}: no Parquet: {error}") from error
-    for batch in content.to_batches():
-        yield from batch.to_pylist()
 
 
-_READERS: dict[str, Callable[[Path], Iterable[Row]]] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+def _txt(path: Path) -> Iterator[Row]:
+    """A text a line, in the column ``text``; empty lines don't count."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for line in file:
+                if text := line.strip():
+                    yield {"text": text}
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from error
+
+
+_READERS: dict[str, Callable[[Path], Iterable[Row]]] = {
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+    ".txt": _txt,
+}
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> UsageError:
@@ -175,6 +213,12 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> UsageError:
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
+
+
+def _value(row: Row, column: str, where: str) -> Any:
+    if column not in row:
+        raise UsageError(f"{where}: no column {column!r}; it has {_names(row)}")
+    return row[column]
 
 
 def _text(value: Any, where: str) -> str:

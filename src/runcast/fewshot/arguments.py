@@ -5,20 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import transformers
 
+from runcast.fewshot.losses import LOSS_NAMES, loss_name
+from runcast.fewshot.sampling import SamplingStrategy
 from runcast.probe import asked_names, default_probes
 from runcast.registry import default_report_to
 from runcast.reporter import Reporter
 
 if TYPE_CHECKING:
+    from runcast.fewshot.losses import LabelLoss
     from runcast.probe import Probes
     from runcast.registry import ReportTo
+
+    Loss = str | LabelLoss | type[Any]
 else:  # what `transformers.HfArgumentParser` can read from a command line
     ReportTo = None | str | list[str]
     Probes = str | list[str]
+    Loss = str
 
 
 @dataclass
@@ -26,7 +32,8 @@ class TrainingArguments(transformers.TrainingArguments):
     """`transformers.TrainingArguments` with defaults for few examples, and the options of contrastive training.
 
     Every option of the base class works. Other defaults than there: `output_dir`, batch sizes, `num_train_epochs`,
-    `learning_rate`, `logging_steps`, `logging_first_step`, `save_strategy`, `report_to`. If `load_best_model_at_end` is set
+    `learning_rate`, `logging_steps`, `logging_first_step`, `save_strategy`, `report_to`, and
+    `restore_callback_states_from_checkpoint`: a resumed training stops early when it would have without a stop. If `load_best_model_at_end` is set
     and `save_strategy` isn't, the best model is saved (and only that); if evaluation is on, `metric_for_best_model` is the
     accuracy unless set, so that early stopping works.
 
@@ -34,13 +41,21 @@ class TrainingArguments(transformers.TrainingArguments):
         report_to: Where to report: ``"all"``, ``"none"``, names, a mapping of names to options, reporter classes or
             instances, or a list of these. By default ``$RUNCAST_REPORT_TO``, else ``"all"``.
         probes: What measures beside the training, as in `runcast.start_run`. By default ``$RUNCAST_PROBES``, else none.
-        sampling_strategy: ``oversampling`` repeats the rarer kind of pair (same label, different label), ``undersampling``
-            leaves out pairs of the more frequent kind, ``unique`` takes each pair once.
-        num_iterations: If set, this many pairs of each kind a text and epoch, instead of a strategy.
-        max_pairs: If positive, at most this many distinct pairs an epoch are drawn from.
+        sampling_strategy: ``batch`` draws some texts of some classes and trains on all pairs among them. The others draw
+            pairs: ``oversampling`` repeats the rarer kind of pair (same label, different label), ``undersampling`` leaves out
+            pairs of the more frequent kind, ``unique`` takes each pair once.
+        classes_per_batch: For ``batch``: how many classes a step sees.
+        examples_per_class: For ``batch``: how many texts of each; more where there are fewer classes than that (see
+            `runcast.fewshot.sampling.ClassBatches`).
+        num_iterations: For ``batch``: how often an epoch draws each text, on average; by default twice, but at least 40
+            batches. Otherwise, if set: this many pairs of each kind a text and epoch, whatever the strategy.
+        max_pairs: If positive, at most this many distinct pairs an epoch are drawn from. Not for ``batch``.
         eval_max_pairs: How many pairs of evaluation texts `eval_loss` is computed on, at most.
-        loss: ``cosine`` or ``contrastive``.
-        margin: Of the contrastive loss: the cosine distance beyond which texts of different labels don't count any more.
+        loss: ``cosine``, ``contrastive``, ``supervised_contrastive``, ``triplet_all``, ``triplet_hard``,
+            ``triplet_semi_hard``, ``triplet_hard_soft_margin``; or a function from embeddings, shape (n, d), and labels to a
+            scalar. Labels are class indices (n,), or rows of 0 and 1 (n, classes) if a text may have several.
+        margin: A cosine distance. Of ``contrastive`` (0.5 unless set): how far apart texts of different labels have to be;
+            of triplets (0.25): how much further than those of one label.
         head_params: Options for fitting the head, ``{"C": 10}`` say; on a command line as JSON.
     """
 
@@ -52,26 +67,34 @@ class TrainingArguments(transformers.TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps, or that share of all."})
     logging_first_step: bool = field(default=True, metadata={"help": "Whether to log the first step."})
     save_strategy: str = field(default="no", metadata={"help": "When to save: no, steps, epoch or best."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Whether callbacks go on where they were when training resumes."}
+    )
     report_to: ReportTo = field(  # type: ignore[assignment]  # more forms than the base class has, on purpose
         default_factory=default_report_to, metadata={"help": 'Where to report: "all", "none", or names.'}
     )
     probes: Probes = field(default_factory=default_probes, metadata={"help": "What measures beside the training."})
 
     sampling_strategy: str = field(
-        default="oversampling", metadata={"help": "How to draw pairs: oversampling, undersampling or unique."}
+        default="oversampling", metadata={"help": "What to draw: batch, or pairs: oversampling, undersampling, unique."}
     )
+    classes_per_batch: int = field(default=16, metadata={"help": "For batch: so many classes a step."})
+    examples_per_class: int = field(default=2, metadata={"help": "For batch: so many texts of each class."})
     num_iterations: int | None = field(
-        default=None, metadata={"help": "So many pairs of each kind a text and epoch, instead of a strategy."}
+        default=None, metadata={"help": "So many draws of a text (or pairs of it, of each kind) an epoch."}
     )
     max_pairs: int = field(default=-1, metadata={"help": "At most so many distinct pairs an epoch; -1 for no limit."})
     eval_max_pairs: int = field(default=5000, metadata={"help": "At most so many pairs for eval_loss."})
-    loss: str = field(default="cosine", metadata={"help": "What to minimise: cosine or contrastive."})
-    margin: float = field(default=0.5, metadata={"help": "Margin of the contrastive loss."})
+    loss: Loss = field(default="cosine", metadata={"help": f"What to minimise: {', '.join(LOSS_NAMES)}."})
+    margin: float | None = field(default=None, metadata={"help": "Margin of the contrastive and triplet losses."})
     head_params: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'Options for fitting the head, as JSON: {"C": 10}.'}
     )
 
     def __post_init__(self) -> None:
+        if self.sampling_strategy not in get_args(SamplingStrategy):
+            strategies = ", ".join(get_args(SamplingStrategy))
+            raise ValueError(f"sampling_strategy is {self.sampling_strategy!r}; expected one of {strategies}")
         if self.load_best_model_at_end and self.save_strategy == "no":
             self.save_strategy = "best"
             self.save_total_limit = self.save_total_limit or 1
@@ -90,11 +113,15 @@ class TrainingArguments(transformers.TrainingArguments):
         return {**options, **self._names()}
 
     def __getstate__(self) -> dict[str, Any]:
-        # A reporter may hold a secret, or, like a probe, something that can't be pickled; checkpoints get its name.
+        # A reporter may hold a secret, or, like a probe or a loss, something that can't be pickled; checkpoints get its name.
         return {**self.__dict__, **self._names()}
 
     def _names(self) -> dict[str, Any]:
-        return {"report_to": reporter_names(self.report_to), "probes": asked_names(self.probes)}
+        return {
+            "report_to": reporter_names(self.report_to),
+            "probes": asked_names(self.probes),
+            "loss": loss_name(self.loss),
+        }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingArguments:
         # Not through __getstate__: a copy keeps its reporters.

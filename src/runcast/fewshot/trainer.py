@@ -1,7 +1,7 @@
 """The few-shot trainer: transformers' Trainer on pairs of texts, with a classification head fitted on top.
 
     train()
-        contrastive phase   ContrastivePairs → tokens of distinct texts → embeddings → loss on pairs   (the body learns)
+        contrastive phase   ClassBatches or ContrastivePairs → tokens of texts → embeddings → loss   (the body learns)
             evaluate()      head fitted on the training texts' embeddings of the moment; loss and metrics on the evaluation's
         head                fitted on the final (or best) body, before `on_train_end`
     evaluate(), predict()   the same head, until the body moves again
@@ -12,6 +12,9 @@ Everything else (checkpoints, resuming, early stopping, mixed precision, acceler
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
+import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -22,24 +25,41 @@ from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast
 import numpy as np
 import torch
 import transformers
+from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]  # it has no types
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_utils import EvalPrediction, PredictionOutput, TrainOutput
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrategy, PredictionOutput, TrainOutput
 
 from runcast.fewshot.arguments import TrainingArguments
+from runcast.fewshot.card import training_of
+from runcast.fewshot.checkpoint import find_checkpoint, reading
 from runcast.fewshot.data import Examples, evaluation_examples, examples
-from runcast.fewshot.loading import ClassifiedDataset, PairCollator, PairDataset, TextCollator
-from runcast.fewshot.losses import pair_loss
-from runcast.fewshot.metrics import ClassificationMetrics, Metric
+from runcast.fewshot.embeddings import EmbeddingCache
+from runcast.fewshot.loading import (
+    ByLength,
+    Drawn,
+    PairCollator,
+    ShareCollator,
+    Shares,
+    TextCollator,
+    Tokens,
+    length_groups,
+    part_of,
+)
+from runcast.fewshot.losses import Loss, Pairs, loss_name
+from runcast.fewshot.metrics import ClassificationMetrics, Metric, accuracy
 from runcast.fewshot.model import FewShotClassifier
-from runcast.fewshot.sampling import ContrastivePairs
+from runcast.fewshot.sampling import ClassBatches, ContrastivePairs
 from runcast.frameworks.transformers import ReportingCallback
 from runcast.reporter import Reporter
 
 if TYPE_CHECKING:
     from runcast.events import RunStatus
+
+logger = logging.getLogger("runcast")
 
 Callback = TrainerCallback | type[TrainerCallback] | Reporter | type[Reporter] | str
 
@@ -70,8 +90,8 @@ class Trainer(transformers.Trainer):
         train_dataset: Labelled texts of at least two classes. Needed for training only.
         eval_dataset: Labelled texts, or several datasets by name.
         model_init: Makes the classifier, anew for each training; takes no argument, or the trial of a search.
-        metric: Beside the accuracy: the name of one of `sklearn.metrics`, ``"f1"`` say, or a function
-            ``(y_pred, y_test) -> float`` or ``-> dict``.
+        metric: Beside the accuracy: the name of one of `sklearn.metrics`, ``"f1"`` say, or of the package ``evaluate``, or a
+            function ``(y_pred, y_test) -> float`` or ``-> dict``.
         metric_kwargs: More arguments for the metric, ``{"average": "weighted"}`` say.
         callbacks: Callbacks and reporters, classes or instances.
         column_mapping: From the datasets' column names to ``text`` and ``label``.
@@ -106,13 +126,15 @@ class Trainer(transformers.Trainer):
             raise TypeError("Trainer needs a model or a model_init")
         self.column_mapping = column_mapping
         self.metrics = ClassificationMetrics(metric, metric_kwargs)
-        pair_loss(args.loss, args.margin)  # says now if there is no such loss
+        self._loss = Loss(args.loss, args.margin)
         train = None if train_dataset is None else examples(train_dataset, "train_dataset", column_mapping)
         if train is not None and len(train.classes) < 2:
             raise ValueError(f"train_dataset has a single class, {train.classes[0]!r}; expected at least two")
         evaluation = evaluation_examples(eval_dataset, column_mapping)
-        self._train_classes = None if train is None else train.classes
-        self._pairs: ContrastivePairs | None = None
+        self._labelled = train
+        self._sampler: ClassBatches | ContrastivePairs | None = None
+        self._evaluated: ByLength | None = None
+        self._embeddings = EmbeddingCache()
         self._head_is_fresh = False
         self._head_report: dict[str, float] = {}
         if model is not None:
@@ -160,17 +182,22 @@ class Trainer(transformers.Trainer):
         """Fine-tunes the body on pairs, then fits the head. An exception ends the run as failed, Ctrl-C as killed.
 
         Args:
-            resume_from_checkpoint: A checkpoint's folder; True for the last one in `args.output_dir`.
+            resume_from_checkpoint: A checkpoint's folder; True for the last complete one in `args.output_dir`. Training goes
+                on as if it had never stopped: on one device with the same weights, bit by bit.
             trial: The trial of a hyper-parameter search.
             ignore_keys_for_eval: Without meaning here.
             kwargs: As in the base class.
 
         Raises:
-            ValueError: There is no `train_dataset`.
+            ValueError: There is no `train_dataset`; there is no checkpoint, or it is of other labels; or the options don't suit
+                the data.
+            OSError: A part of the checkpoint is missing, damaged, or of another model.
         """
         if self.train_dataset is None:
             raise ValueError("training needs a train_dataset: Trainer(..., train_dataset=...)")
         try:
+            if resume_from_checkpoint:
+                resume_from_checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir or ".")
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval, **kwargs)
         except BaseException as error:
             reporting = self._reporting()
@@ -189,21 +216,43 @@ class Trainer(transformers.Trainer):
         return cast("FewShotClassifier", model)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of pairs, drawn lazily; which ones depends on the seed and the epoch."""
-        train = self._train_examples()
-        self._pairs = ContrastivePairs(
-            self.model.class_indices(train.required_labels(), train.name),
-            self.args.sampling_strategy,
-            self.args.num_iterations,
-            self.args.max_pairs,
-            self.args.seed if self.args.data_seed is None else self.args.data_seed,
-        )
-        return self._dataloader(
-            PairDataset(train, self._pairs),
-            self._pairs,
-            PairCollator(train, self.model.tokenize),
-            self._train_batch_size,
-        )
+        """Batches of pairs, or of some texts of some classes, drawn lazily; which ones depends on the seed and the epoch."""
+        train, args = self._train_examples(), self.args
+        labels = self.model.class_indices(train.required_labels(), train.name)
+        self._loss = Loss(args.loss, args.margin)  # a search may have changed the arguments
+        if labels.ndim > 1 and self._loss.single_label:
+            raise ValueError(f"loss {args.loss!r} needs one label a text; with several, 'supervised_contrastive' does")
+        seed = args.seed if args.data_seed is None else args.data_seed
+        tokens, classes = self._tokens(train.texts), torch.as_tensor(labels)
+        if args.sampling_strategy == "batch":
+            batches = ClassBatches(labels, args.classes_per_batch, args.examples_per_class, args.num_iterations, seed)
+            return self._train_dataloader(
+                batches, TextCollator(tokens, classes), batches.batch_size, batches.batch_size
+            )
+        if not self._loss.of_pairs and labels.ndim == 1 and len(set(labels.tolist())) == len(labels):
+            raise ValueError(
+                f"loss {loss_name(args.loss)!r} needs two texts of a label in a step, and each label has a single text: use "
+                "loss='cosine', or sampling_strategy='batch', which draws a text twice then"
+            )
+        pairs = ContrastivePairs(labels, args.sampling_strategy, args.num_iterations, args.max_pairs, seed)
+        return self._train_dataloader(pairs, PairCollator(tokens, classes), self._train_batch_size)
+
+    def _train_dataloader(
+        self, sampler: ClassBatches | ContrastivePairs, collator: Any, size: int, unit: int = 1
+    ) -> DataLoader[Any]:
+        """The share of this process: `size` items a step; `unit` of them stay together."""
+        if self.accelerator.dispatch_batches:
+            raise ValueError(
+                "accelerator_config has dispatch_batches, which would deal out parts of pairs: leave it out"
+            )
+        self._sampler = sampler
+        shares = Shares(sampler, size, self.args.world_size, unit, self.args.dataloader_drop_last)
+        if not len(shares):
+            raise ValueError(
+                f"an epoch of {self.args.sampling_strategy!r} has {len(sampler)} pairs or texts, which make no step: use another "
+                "sampling_strategy, or leave out dataloader_drop_last"
+            )
+        return self._dataloader(Drawn(self._train_examples(), sampler), ShareCollator(collator), batch_sampler=shares)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         self._head_is_fresh = False  # the body is about to move
@@ -217,12 +266,24 @@ class Trainer(transformers.Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The contrastive loss of a batch; each distinct text is embedded once."""
-        inputs = dict(inputs)
-        left, right, target = (inputs.pop(key) for key in ("left", "right", "target"))
-        embeddings = model(**inputs)
-        loss = pair_loss(self.args.loss, self.args.margin)(embeddings[left], embeddings[right], target)
+        """The contrastive loss of a batch, from embeddings that are computed once."""
+        features = dict(inputs)
+        labels = features.pop("labels")
+        pairs = Pairs(*(features.pop(key) for key in Pairs._fields)) if "target" in features else None
+        weight = features.pop("weight", None)
+        embeddings = self._forward(model, features)
+        loss = self._loss(embeddings, labels, pairs)
+        loss = loss if weight is None else loss * weight
         return (loss, {"embeddings": embeddings}) if return_outputs else loss
+
+    def _forward(self, model: nn.Module, features: dict[str, Tensor]) -> Tensor:
+        """The embeddings of a batch; on a CPU in parts of texts of about one length, since padding costs time there."""
+        mask = features.get("attention_mask")
+        if mask is None or mask.device.type != "cpu" or self.args.torch_compile or self.args.world_size > 1:
+            return cast("Tensor", model(**features))
+        groups = length_groups(mask.sum(dim=1).tolist())
+        parts = torch.cat([model(**part_of(features, rows)) for rows in groups])
+        return parts[torch.tensor([row for rows in groups for row in rows]).argsort()]
 
     # -- evaluation and prediction ---------------------------------------------------------------------------------
 
@@ -248,8 +309,9 @@ class Trainer(transformers.Trainer):
             raise ValueError("evaluation needs a dataset: evaluate(dataset), or Trainer(..., eval_dataset=...)")
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = evaluation_examples(eval_dataset, self.column_mapping)
-        self._fit_head()
+        self._agree_on_head()
         metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self._describe()
         return metrics
 
     def predict(
@@ -266,7 +328,7 @@ class Trainer(transformers.Trainer):
             `predictions`: the labels, shape (n,); `label_ids`: the true ones or None; `metrics`.
         """
         data = examples(test_dataset, "test_dataset", self.column_mapping, need_labels=False)
-        self._fit_head()
+        self._agree_on_head()
         output = super().predict(data, ignore_keys, metric_key_prefix)
         true = None if output.label_ids is None else self.model.names(output.label_ids)
         return PredictionOutput(self.model.names(self.model.head.predict(output.predictions)), true, output.metrics)
@@ -280,10 +342,23 @@ class Trainer(transformers.Trainer):
         """Batches of single texts, with class indices where there are labels."""
         assert isinstance(test_dataset, Examples), "made so by whoever takes a dataset from the user"
         labels = test_dataset.labels
-        classes = None if labels is None else self.model.class_indices(labels, test_dataset.name).tolist()
-        data = ClassifiedDataset(test_dataset, classes)
-        collator = TextCollator(self.model.tokenize)
-        return self._dataloader(data, SequentialSampler(data), collator, self.args.eval_batch_size)
+        classes = None if labels is None else torch.as_tensor(self.model.class_indices(labels, test_dataset.name))
+        known = self._embeddings.recall(self.model, test_dataset.texts)
+        embeddings = None if known is None else torch.as_tensor(known)
+        collator = TextCollator(self._tokens(test_dataset.texts), classes, embeddings)
+        sampler = ByLength(test_dataset.texts)
+        size = self.args.eval_batch_size
+        return self._dataloader(Drawn(test_dataset, sampler), collator, sampler=sampler, batch_size=size)
+
+    def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Embeds all texts, unless they are embedded already; the results are in the order of the dataset."""
+        data = cast("Any", dataloader).dataset
+        self._evaluated = data.sampler
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        embeddings = data.sampler.restored(output.predictions)
+        self._embeddings.keep(self.model, data.examples.texts, embeddings)
+        labels = None if output.label_ids is None else data.sampler.restored(output.label_ids)
+        return output._replace(predictions=embeddings, label_ids=labels)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -291,30 +366,51 @@ class Trainer(transformers.Trainer):
         """Embeddings and class indices; loss and metrics come from all of them together, in `_compute_metrics`."""
         inputs = dict(self._prepare_inputs(inputs))
         labels = inputs.pop("labels", None)
-        with torch.no_grad():
-            return None, model(**inputs), labels
+        if "embeddings" in inputs:
+            return None, inputs["embeddings"], labels
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return None, model(**inputs).float(), labels
 
     def _compute_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
-        embeddings = np.asarray(evaluated.predictions)
-        classes = np.asarray(evaluated.label_ids)
-        predicted = self.model.names(self.model.head.predict(embeddings))
-        return {"loss": self._pair_loss_of(embeddings, classes), **self.metrics(predicted, self.model.names(classes))}
+        assert self._evaluated is not None, "evaluation_loop is what asks"
+        embeddings, classes = map(self._evaluated.restored, (evaluated.predictions, evaluated.label_ids))
+        predicted, true = self.model.head.predict(embeddings), classes
+        if classes.ndim == 1:  # of several labels a text, metrics want the rows of 0 and 1
+            predicted, true = self.model.names(predicted), self.model.names(classes)
+        loss = self._contrastive_loss(torch.as_tensor(embeddings, dtype=torch.float32), torch.as_tensor(classes))
+        return {"loss": loss, **self.metrics(predicted, true)}
 
-    def _pair_loss_of(self, embeddings: Any, classes: Any) -> float:
-        """The loss on the same pairs at each evaluation."""
-        pairs = ContrastivePairs(classes, max_pairs=max(2, self.args.eval_max_pairs), seed=self.args.seed)
-        loss = pair_loss(self.args.loss, self.args.margin)
-        vectors = torch.as_tensor(embeddings, dtype=torch.float32)
-        total = 0.0
-        for left, right, target in pairs.chunks():
-            part = loss(vectors[left], vectors[right], torch.as_tensor(target))
-            total += part.item() * len(target)
-        return total / len(pairs)
+    def _contrastive_loss(self, embeddings: Tensor, classes: Tensor) -> float:
+        """The loss on the same pairs (or batches, if it looks at labels) at each evaluation."""
+        most = max(2, self.args.eval_max_pairs)
+        if self._loss.of_pairs:
+            pairs = ContrastivePairs(classes.numpy(), max_pairs=most, seed=self.args.seed)
+            unit = torch.nn.functional.normalize(embeddings)
+            total = 0.0
+            for left, right, target in pairs.chunks():
+                similarity = (unit[left] * unit[right]).sum(dim=1)
+                total += self._loss.of_similarity(similarity, torch.as_tensor(target)).sum().item()
+            return total / len(pairs)
+        sampler = ClassBatches(
+            classes.numpy(), self.args.classes_per_batch, self.args.examples_per_class, seed=self.args.seed
+        )
+        size = sampler.batch_size
+        batches = max(1, min(len(sampler) // size, most // (size * (size - 1) // 2)))
+        rows = torch.tensor(list(itertools.islice(sampler, batches * size))).reshape(batches, size)
+        return float(np.mean([self._loss(embeddings[some], classes[some]).item() for some in rows]))
 
     # -- the head --------------------------------------------------------------------------------------------------
 
+    def _agree_on_head(self) -> None:
+        """Fits the head; where there are several processes, all get that of the main one: none differs in a last digit."""
+        self._fit_head()
+        if self.args.world_size > 1:
+            head = self.model.head
+            (found,) = broadcast_object_list([(head.arrays(), head.link)])
+            head.restore(*found)
+
     def _fit_head(self) -> None:
-        """Fits the head on the training texts, unless it fits the body already."""
+        """Fits the head on the training texts, unless it fits the body already. Waits for no other process."""
         if self._head_is_fresh:
             return
         if self.train_dataset is None:
@@ -328,20 +424,26 @@ class Trainer(transformers.Trainer):
         head.fit(embeddings, classes, len(self.model.labels or []), self.args.seed, **(params or {}))
         self._head_is_fresh = True
         self._head_report = {
-            "train_accuracy": float(np.mean(head.predict(embeddings) == classes)),
+            "train_accuracy": accuracy(head.predict(embeddings), classes),
             "train_head_runtime": round(time.time() - start, 4),
         }
 
     def _finish_training(self) -> None:
         """Fits the head on the final body, and reports how well it does on what it was fitted on."""
-        self._fit_head()
+        self._agree_on_head()
         self.log(dict(self._head_report))
+        self._describe()
 
     def _embed(self, texts: Sequence[str]) -> Any:
+        known = self._embeddings.recall(self.model, texts)
+        if known is not None:
+            return known
         size = self.args.eval_batch_size
-        with _eval_mode(self.model):
+        sampler = ByLength(texts)
+        in_order = [texts[row] for row in sampler]
+        with _eval_mode(self.model), self.compute_loss_context_manager():
             batches = [
-                self.model.encode(texts[start : start + 16 * size], batch_size=size)
+                self.model.encode(in_order[start : start + 16 * size], batch_size=size)
                 for start in tqdm(
                     range(0, len(texts), 16 * size),
                     desc="Embedding the training texts",
@@ -349,7 +451,9 @@ class Trainer(transformers.Trainer):
                     disable=self.args.disable_tqdm or len(texts) <= 16 * size,
                 )
             ]
-        return np.concatenate(batches)
+        embeddings = sampler.restored(np.concatenate(batches))
+        self._embeddings.keep(self.model, texts, embeddings)
+        return embeddings
 
     def _bind_labels(self, model: Any) -> None:
         """Gives a classifier without labels those of the training data; checks those of one that has some."""
@@ -358,10 +462,9 @@ class Trainer(transformers.Trainer):
                 f"model is {_kind(model)}; expected a FewShotClassifier. From a SentenceTransformer: "
                 "FewShotClassifier(body); from a name or path: FewShotClassifier.from_pretrained(...)"
             )
-        if self._train_classes is not None:
-            if model.labels is None:
-                model.labels = list(self._train_classes)
-            model.class_indices(self._train_classes, "train_dataset")
+        if self._labelled is not None:
+            model.learn_labels(self._labelled)
+            model.class_indices(self._labelled.required_labels(), self._labelled.name)
         self._head_is_fresh = model.head.is_fitted
 
     # -- saving ----------------------------------------------------------------------------------------------------
@@ -373,25 +476,139 @@ class Trainer(transformers.Trainer):
         folder = Path(output_dir or self.args.output_dir or ".")
         if self.train_dataset is not None:
             self._fit_head()
+            self._describe()
         self.model.save_pretrained(folder)
         torch.save(self.args, folder / "training_args.bin")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not (Path(resume_from_checkpoint) / "modules.json").is_file():
-            raise ValueError(f"{resume_from_checkpoint} holds no checkpoint of a FewShotClassifier")
         saved = FewShotClassifier.from_pretrained(resume_from_checkpoint, device="cpu")
-        self.model.load_state_dict(saved.state_dict())
-        self.model.head, self.model.labels = saved.head, saved.labels or self.model.labels
+        if saved.labels != self.model.labels:
+            raise ValueError(
+                f"{resume_from_checkpoint} is of a classifier with the labels {saved.labels}; this one has {self.model.labels}"
+            )
+        with reading(resume_from_checkpoint, "the model"):
+            self.model.load_state_dict(saved.state_dict())
+        self.model.head = saved.head
         self._head_is_fresh = False
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading(checkpoint, "optimizer.pt or scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(checkpoint, "the random states"):
+            super()._load_rng_state(checkpoint)
+
+    def _load_callback_state(self) -> None:
+        """Restores the callbacks' states; the reporting's stays as it is, with its reporters, and finds its run by itself."""
+        callbacks = self.callback_handler.callbacks
+        states = cast("dict[str, Any]", self.state.stateful_callbacks)  # what it is after loading
+        ours = {type(callback).__name__ for callback in callbacks if isinstance(callback, ReportingCallback)}
+        kept = {name: states.pop(name) for name in ours & states.keys()}
+        super()._load_callback_state()
+        states.update(kept)
+        for callback in self.callback_handler.callbacks:
+            # Of a callback that the checkpoint didn't know, transformers would miss the state at the next save.
+            if isinstance(callback, ExportableState) and type(callback).__name__ not in ours:
+                states.setdefault(type(callback).__name__, callback.state())
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None, "transformers calls this only if there is one"
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes the classifier's README to `args.output_dir`."""
-        if self.is_world_process_zero():
-            (Path(self.args.output_dir or ".") / "README.md").write_text(self.model.model_card(), "utf-8")
+    def create_model_card(  # type: ignore[override]  # without what this card has no place for
+        self,
+        language: str | list[str] | None = None,
+        license: str | None = None,  # noqa: A002 -- as in the base class
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        dataset_tags: str | list[str] | None = None,
+    ) -> None:
+        """Writes the classifier's README to `args.output_dir`; what is given here stays in its later ones.
+
+        Args:
+            language: Of the texts, as a code of two or three letters.
+            license: Of the model, ``apache-2.0`` say.
+            tags: More tags.
+            model_name: What people call the model.
+            finetuned_from: The name of the body on the hub, where it isn't known.
+            dataset_tags: The name of the training data on the hub.
+        """
+        if not self.is_world_process_zero():
+            return
+        given = {
+            "language": language,
+            "license": license,
+            "tags": tags,
+            "model_name": model_name,
+            "base_model": finetuned_from,
+            "datasets": dataset_tags,
+        }
+        metadata = {**self.model.card.metadata, **{key: value for key, value in given.items() if value is not None}}
+        self.model.card = dataclasses.replace(self.model.card, metadata=metadata)
+        self._describe()
+        folder = Path(self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(self.model.model_card(), "utf-8")
+
+    def push_to_hub(  # type: ignore[override]  # what comes first is as in SetFit; transformers itself passes names
+        self,
+        repo_id: str | None = None,
+        *,
+        commit_message: str | None = "End of training",
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> str | None:
+        """Uploads the classifier, with its card and without checkpoints, and returns the URL of the commit.
+
+        Args:
+            repo_id: ``owner/name``; by default `args.hub_model_id`, else the name of `args.output_dir`.
+            commit_message: What the commit says.
+            token: By default `args.hub_token`, else the one that ``hf auth login`` stored.
+            revision: The branch; by default `args.hub_revision`, else the main one.
+            private: Whether a new repository is private; by default `args.hub_private_repo`.
+            kwargs: For `create_model_card`.
+
+        Returns:
+            None on processes but the main one.
+
+        Raises:
+            OSError: The hub can't be reached, or refuses.
+            RuntimeError: The head isn't fitted.
+        """
+        args = self.args
+        self.callback_handler.on_push_begin(args, self.state, self.control)
+        if not self.is_world_process_zero():
+            return None
+        self._fit_head()
+        self.create_model_card(**kwargs)
+        return self.model.push_to_hub(
+            repo_id or args.hub_model_id or Path(args.output_dir or ".").absolute().name,
+            token=token or args.hub_token,
+            private=args.hub_private_repo if private is None else private,
+            revision=revision or getattr(args, "hub_revision", None),
+            commit_message=commit_message or "End of training",
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """With `args.push_to_hub`, what each checkpoint has is uploaded, unless `args.hub_strategy` is ``end``.
+
+        The base class would copy some files of the body only. A hub that is away doesn't end the training.
+        """
+        if self.args.hub_strategy == HubStrategy.END or not self.is_world_process_zero():
+            return
+        try:
+            self.push_to_hub(commit_message=f"Training in progress, step {self.state.global_step}")
+        except OSError as error:
+            logger.warning("the checkpoint of step %d was not pushed: %s", self.state.global_step, error)
+
+    def _describe(self) -> None:
+        """Has the classifier's card say what was done to it."""
+        if self.is_world_process_zero() and self.state.global_step > 0:
+            self.model.card = dataclasses.replace(self.model.card, training=training_of(self))
 
     # -- hyper-parameters ------------------------------------------------------------------------------------------
 
@@ -408,32 +625,45 @@ class Trainer(transformers.Trainer):
         """Searches good options: one run a trial, all in one group. Needs `model_init`, and optuna or Ray Tune.
 
         Args:
-            hp_space: From a trial to the options to try.
-            compute_objective: From the metrics of an evaluation to what to optimise; by default ``eval_accuracy``.
+            hp_space: From a trial to the options to try. What isn't one of `args` is for `model_init`, which may ask the trial
+                itself.
+            compute_objective: From the metrics of an evaluation to what to optimise; by default the accuracy, on the first
+                evaluation dataset.
             n_trials: How many to try.
             direction: ``maximize`` or ``minimize`` the objective.
             backend: ``"optuna"`` or ``"ray"``; by default the one that is installed.
             hp_name: From a trial to the name of its run; by default ``trial-<number>``.
-            kwargs: For the backend, `pruner` say.
+            kwargs: For the backend, `pruner` say; a ``study_name`` and ``storage`` to go on with a search.
+
+        Returns:
+            The best trial: its `run_id` (the number), `objective`, and `hyperparameters`. `args` are as before;
+            ``dataclasses.replace(trainer.args, **best.hyperparameters)`` are those to train with.
+
+        Raises:
+            RuntimeError: There is no `model_init`, or the backend isn't installed.
         """
 
         def name(trial: Any) -> str:
             return hp_name(trial) if hp_name else f"trial-{getattr(trial, 'number', uuid.uuid4().hex[:6])}"
 
-        def objective(metrics: dict[str, float]) -> float:
-            value = compute_objective(metrics) if compute_objective else metrics["eval_accuracy"]
+        def objective(metrics: dict[str, float]) -> Any:
+            value = compute_objective(metrics) if compute_objective else _accuracy(metrics)
             reporting = self._reporting()
             if reporting is not None and reporting.run is not None and reporting.run.status == "running":
                 reporting.run.set_summary({"objective": value})
             return value
 
-        reporting = self._reporting()
+        reporting, trials = self._reporting(), _Trials(self)
         group = None if reporting is None else reporting.group
         if reporting is not None:
             reporting.group = group or time.strftime("search-%Y%m%d-%H%M%S")
+        before = dict(vars(self.args))
+        self.add_callback(trials)
         try:
             return super().hyperparameter_search(hp_space, objective, n_trials, direction, backend, name, **kwargs)
         finally:
+            self.remove_callback(trials)
+            vars(self.args).update(before)  # the last trial's are not what anybody chose
             if reporting is not None:
                 reporting.group = group
             self.finish_run()
@@ -513,22 +743,35 @@ class Trainer(transformers.Trainer):
         assert isinstance(self.train_dataset, Examples), "checked by whoever needs training data"
         return self.train_dataset
 
-    def _dataloader(self, dataset: Any, sampler: Sampler[Any], collator: Any, batch_size: int) -> DataLoader[Any]:
+    def _tokens(self, texts: Sequence[str]) -> Tokens:
+        return Tokens(texts, self.model.tokenize, getattr(self.model.body, "tokenizer", None))
+
+    def _dataloader(self, dataset: Any, collator: Any, **sampling: Any) -> DataLoader[Any]:
         workers = self.args.dataloader_num_workers
         loader = DataLoader(
             dataset,
-            batch_size=batch_size,
-            sampler=sampler,
             collate_fn=collator,
+            **sampling,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type != "cpu",
             persistent_workers=workers > 0 and self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
             generator=torch.Generator().manual_seed(self.args.seed),  # else each evaluation moves the global one
-            drop_last=self.args.dataloader_drop_last and isinstance(sampler, ContrastivePairs),
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
+
+
+class _Trials(TrainerCallback):
+    """Notes a trial's parameters in its run, also those that are none of the training arguments."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        reporting = self.trainer._reporting()
+        if reporting is not None and reporting.run is not None and state.trial_params:
+            reporting.run.update_config({"trial": dict(state.trial_params)})
 
 
 class _Phases(TrainerCallback):
@@ -539,8 +782,8 @@ class _Phases(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # accelerate tells a sampler of the epoch too, but not through each of its wrappers.
-        if self.trainer._pairs is not None:
-            self.trainer._pairs.set_epoch(int(state.epoch or 0))
+        if self.trainer._sampler is not None:
+            self.trainer._sampler.set_epoch(int(state.epoch or 0))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._finish_training()
@@ -562,6 +805,11 @@ def _reporting_callback(args: TrainingArguments, train: Examples | None, **overr
 
 def _is_reporter(callback: Callback) -> TypeGuard[Reporter | type[Reporter] | str]:
     return isinstance(callback, Reporter | str) or (isinstance(callback, type) and issubclass(callback, Reporter))
+
+
+def _accuracy(metrics: Mapping[str, float]) -> float:
+    """The accuracy on the evaluation data, or on the first of several datasets."""
+    return next(value for name, value in metrics.items() if name.startswith("eval_") and name.endswith("_accuracy"))
 
 
 def _is_pruned(error: BaseException) -> bool:

@@ -1,0 +1,76 @@
+"""Checkpoints: which one a training goes on from, and whether all of it is there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+logger = logging.getLogger("runcast")
+
+# Without the optimizer's or the scheduler's file transformers would start these anew, and nobody would notice.
+_FILES = ("modules.json", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
+
+
+def find_checkpoint(wanted: str | Path | bool, output_dir: str | Path) -> str:
+    """The folder of the checkpoint to go on from.
+
+    Args:
+        wanted: It; or True for the last one that is complete: a process may have been killed while it was saving.
+        output_dir: Where checkpoints are.
+
+    Raises:
+        ValueError: There is none, or the folder is none.
+        OSError: A part of it is missing.
+    """
+    if not isinstance(wanted, bool):
+        _check(Path(wanted))
+        return str(wanted)
+    by_step = {int(path.name.partition("-")[2]): path for path in Path(output_dir).glob("checkpoint-[0-9]*")}
+    for _, found in sorted(by_step.items(), reverse=True):
+        flaws = _flaws(found)
+        if not flaws:
+            return str(found)
+        logger.warning("%s was not saved to the end, and is passed over: %s", found, ", ".join(flaws))
+    raise ValueError(f"{output_dir} has no checkpoint to resume from")
+
+
+@contextlib.contextmanager
+def reading(checkpoint: str | Path | None, files: str) -> Iterator[None]:
+    """Whatever can't be read inside is an error that names the checkpoint and the files.
+
+    Raises:
+        OSError: Something is damaged, or is of another training.
+    """
+    try:
+        yield
+    except Exception as error:  # torch, pickle and zipfile have many kinds
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise OSError(f"{checkpoint} is damaged, or of another training: {files}: {reason}") from error
+
+
+def _check(folder: Path) -> None:
+    if not any(any(folder.glob(name)) for name in _FILES):
+        raise ValueError(f"{folder} holds no checkpoint of a FewShotClassifier")
+    flaws = _flaws(folder)
+    if not flaws:
+        return
+    model_only = any(flaw.startswith("optimizer.pt") for flaw in flaws)
+    raise OSError(
+        f"{folder} can't be resumed from: {', '.join(flaws)}; resume from another checkpoint"
+        + (", or load it as a model: FewShotClassifier.from_pretrained" if model_only else "")
+    )
+
+
+def _flaws(folder: Path) -> list[str]:
+    """What is wrong with a checkpoint, as far as can be seen without loading it."""
+    flaws = [f"{name} is missing" for name in _FILES if not any(folder.glob(name))]
+    state = folder / "trainer_state.json"
+    if state.is_file():
+        try:
+            json.loads(state.read_bytes())
+        except ValueError:
+            flaws.append(f"{state.name} is damaged")
+    return flaws

@@ -1,0 +1,132 @@
+"""Labels: one a text, or several; checked, and as plain Python values."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Label: TypeAlias = "str | int | float | bool"
+Labels: TypeAlias = "tuple[Label, ...]"
+"""Of one text that may have several: their names; or 0 or 1 for each class."""
+LabelForm: TypeAlias = Literal["single", "names", "rows"]
+"""How labels are given: one a text; a list of names a text; or a row of 0 and 1 a text, with a place for each class."""
+
+
+def plain(label: Any) -> Any:
+    """Numpy and torch values as Python's own; lists and the like of labels as tuples."""
+    if isinstance(label, np.generic | np.ndarray) or type(label).__module__ == "torch":
+        label = label.tolist()
+    if isinstance(label, list | tuple | set | frozenset):
+        items = [plain(item) for item in label]
+        return tuple(sorted(items, key=str) if isinstance(label, set | frozenset) else items)
+    return label
+
+
+def label_form(labels: Sequence[Any]) -> LabelForm:
+    """In which form labels are that were checked (see `check_labels`)."""
+    if not isinstance(labels[0], tuple):
+        return "single"
+    return "names" if any(isinstance(name, str) for names in labels for name in names) else "rows"
+
+
+def check_labels(labels: Sequence[Any], name: str) -> None:
+    """Fails on labels that are missing, of several types, or no labels at all; they are plain (see `plain`).
+
+    Raises:
+        ValueError: A label is missing; they are of several types; rows differ in length or hold something else than 0 and 1.
+        TypeError: Something that is no label.
+    """
+    for row, label in enumerate(labels):
+        if is_missing(label):
+            raise ValueError(f"{name}: label in row {row} is missing ({label}); remove the row or label it")
+        if not isinstance(label, str | int | float | tuple):
+            raise TypeError(
+                f"{name}: label in row {row} is {label!r} ({type(label).__name__}); expected a string or number, or, for "
+                "several labels a text, a list of names or a row of 0 and 1"
+            )
+    kinds = Counter("list" if isinstance(label, tuple) else type(label).__name__ for label in labels)
+    if len(kinds) > 1:
+        found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        raise ValueError(f"{name} has labels of several types ({found}); convert them to one type")
+    if "list" not in kinds:
+        return
+    if label_form(labels) == "names":
+        _check_names(labels, name)
+    else:
+        _check_rows(labels, name)
+
+
+def _check_names(labels: Sequence[Labels], name: str) -> None:
+    for row, names in enumerate(labels):
+        for one in names:
+            if is_missing(one):
+                raise ValueError(f"{name}: a label in row {row} is missing ({list(names)}); remove it")
+            if not isinstance(one, str):
+                raise TypeError(f"{name}: labels in row {row} are {list(names)}; expected names, all of them strings")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{name}: labels in row {row} are {list(names)}; expected each name once")
+
+
+def _check_rows(labels: Sequence[Labels], name: str) -> None:
+    widths = {len(values) for values in labels}
+    if widths == {0}:
+        raise ValueError(f"{name} has no label at all: every list is empty")
+    for row, values in enumerate(labels):
+        if not all(isinstance(value, int | float) and value in (0, 1) for value in values):
+            raise ValueError(
+                f"{name}: labels in row {row} are {list(values)}; expected a list of names (strings), or a row of 0 and 1"
+            )
+        if len(values) != len(labels[0]):
+            raise ValueError(
+                f"{name}: labels in row {row} are {len(values)} values, and {len(labels[0])} in row 0; expected as many"
+            )
+    if widths == {1}:
+        raise ValueError(f"{name} has rows of a single 0 or 1; expected a value for each class, or one label a text")
+
+
+def is_missing(label: Any) -> bool:
+    """Whether it is what stands for nothing: None, NaN, or what pandas has for them."""
+    if label is None or (isinstance(label, float) and math.isnan(label)):
+        return True
+    return type(label).__name__ in ("NAType", "NaTType")
+
+
+def distinct(labels: Iterable[Any]) -> list[Any]:
+    """What the classes are called by default: the distinct labels, sorted; for rows their positions."""
+    given = list(labels)
+    form = label_form(given)
+    if form == "single":
+        return sorted(set(given))
+    return sorted({name for names in given for name in names}) if form == "names" else list(range(len(given[0])))
+
+
+def indicator(labels: Sequence[Labels], known: Sequence[Label], form: LabelForm, name: str) -> npt.NDArray[np.int64]:
+    """Rows of 0 and 1, shape (n, classes), of texts with several labels each.
+
+    Raises:
+        ValueError: A name that is not among the known ones, or rows that are longer or shorter than these.
+    """
+    if form == "rows":
+        if len(labels[0]) != len(known):
+            raise ValueError(
+                f"{name} has rows of {len(labels[0])} labels; the classifier knows {len(known)}: {list(known)}"
+            )
+        return np.array(labels, dtype=np.int64)
+    place = {label: position for position, label in enumerate(known)}
+    unknown = sorted({one for names in labels for one in names if one not in place}, key=str)
+    if unknown:
+        raise unknown_labels(name, unknown, known)
+    rows = np.zeros((len(labels), len(known)), dtype=np.int64)
+    for row, names in enumerate(labels):
+        rows[row, [place[one] for one in names]] = 1
+    return rows
+
+
+def unknown_labels(name: str, unknown: Sequence[Any], known: Sequence[Label]) -> ValueError:
+    """What to raise for labels that a classifier doesn't know."""
+    return ValueError(f"{name} has labels that the classifier doesn't know: {list(unknown)}; it knows {list(known)}")
