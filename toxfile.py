@@ -48,7 +48,8 @@ def _tracker(name: str, oldest: bool) -> dict[str, Any]:
         pins = [f"{row['distribution']}=={row['oldest']}", *row.get("oldest_needs", [])]
     else:
         pins = [line.replace(">=", "==") for line in EXTRAS.get(name, [])] + OLDEST_NEEDS.get(name, [])
-    faults = f"integrations/{name}/test_faults.py"  # they have an environment of their own
+    # Faults have an environment of their own, where all trackers are that can be beside each other.
+    elsewhere = [] if row.get("alone") else ["--ignore", f"integrations/{name}/test_faults.py"]
     kit = "{env_tmp_dir}/capabilities.json"
     return {
         "description": f"{name}, {'oldest' if oldest else 'newest'} version, against its real local or offline backend",
@@ -66,8 +67,7 @@ def _tracker(name: str, oldest: bool) -> dict[str, Any]:
                 "--capabilities",
                 kit,
                 f"integrations/{name}",
-                "--ignore",
-                faults,
+                *elsewhere,
             ]
         ],
     }
@@ -88,7 +88,8 @@ def _oldest_trainer() -> dict[str, Any]:
 
 def _faults(*, main: bool) -> dict[str, Any]:
     names = [path.parent.name for path in sorted(ROOT.glob("integrations/*/test_faults.py"))]
-    tests = [f"integrations/{name}/test_faults.py" for name in names if (name in MAIN) == main]
+    together = [name for name in names if not VERSIONS.get(name, {}).get("alone")]
+    tests = [f"integrations/{name}/test_faults.py" for name in together if (name in MAIN) == main]
     results = "{env_tmp_dir}/faults.xml"
     run = ["pytest", "-n", "3", "--dist", "worksteal", "--junitxml", results]
     table = ["python", "integrations/fault_table.py", results]
