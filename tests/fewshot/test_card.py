@@ -29,7 +29,8 @@ def test_the_metadata_is_what_the_hub_wants(trainer, tmp_path):
     metrics = trainer.evaluate()
     trainer.save_model(str(tmp_path / "saved"))
     data = ModelCard.load(tmp_path / "saved" / "README.md").data
-    assert (data.library_name, data.pipeline_tag) == ("sentence-transformers", "text-classification")
+    expected = {"library_name": "sentence-transformers", "pipeline_tag": "text-classification"}
+    assert expected.items() <= data.to_dict().items()
     assert {"runcast", "few-shot"} <= set(data.tags)
     assert data.metrics == ["accuracy", "f1"]
     found = {result.metric_type: (result.dataset_name, result.metric_value) for result in data.eval_results}
@@ -166,7 +167,7 @@ def test_a_checkpoints_card_has_the_figures_of_its_step(make_args, model, train_
         assert f"| eval/loss | {entry['eval_loss']:.4g} |" in text
 
 
-def test_the_base_model_is_named_if_the_hub_has_it(body_dir, monkeypatch):
+def test_the_base_model_is_named_if_the_hub_has_it(body_dir, monkeypatch, tmp_path):
     """A name on the hub, also a short one, is in the metadata; and stays there when the classifier is saved and loaded."""
     from runcast.fewshot import model as model_module
 
@@ -176,8 +177,8 @@ def test_the_base_model_is_named_if_the_hub_has_it(body_dir, monkeypatch):
         assert ModelCard(model.model_card()).data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
     monkeypatch.undo()
     model.fit_head(["a parcel", "an invoice"], ["delivery", "billing"])
-    model.save_pretrained("saved")
-    assert FewShotClassifier.from_pretrained("saved", device="cpu").card.base_model == model.card.base_model
+    model.save_pretrained(tmp_path / "saved")
+    assert FewShotClassifier.from_pretrained(tmp_path / "saved", device="cpu").card.base_model == model.card.base_model
 
 
 def test_several_labels_are_counted_each(model, make_args, train_data):
