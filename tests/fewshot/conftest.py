@@ -41,6 +41,21 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
+def save_transformer(folder: Path, vocabulary: int, *, layers: int, dimensions: int, seed: int) -> None:
+    """Writes a tiny BERT with random weights; the random state stays as it is."""
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=dimensions,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=2 * dimensions,
+        max_position_embeddings=32,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        BertModel(config).save_pretrained(folder)
+
+
 @pytest.fixture(scope="session")
 def body_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a Sentence Transformer with two layers of 16 dimensions."""
@@ -51,17 +66,7 @@ def body_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.pre_tokenizer = Whitespace()
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 16}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertModel(config).save_pretrained(folder)
+    save_transformer(folder, len(vocabulary), layers=2, dimensions=16, seed=0)
     # A plain transformer becomes a Sentence Transformer with mean pooling.
     SentenceTransformer(str(folder), device="cpu").save_pretrained(str(folder / "st"))
     return folder / "st"

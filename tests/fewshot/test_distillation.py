@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import BertConfig, BertModel
 
 from runcast.fewshot import DistillationTrainer, FewShotClassifier, Trainer
 
-from .conftest import texts_and_labels
+from .conftest import save_transformer, texts_and_labels
 
 LABELLED, LABELS = texts_and_labels(2)
 UNLABELLED = [text for text in texts_and_labels(5)[0] if text not in LABELLED]
@@ -44,17 +43,7 @@ def student(body_dir, tmp_path):
     """A student with one layer of 8 dimensions and random weights: smaller than the teacher, and knowing nothing."""
     body = SentenceTransformer(str(body_dir), device="cpu")
     body.tokenizer.save_pretrained(tmp_path / "student")
-    config = BertConfig(
-        vocab_size=len(body.tokenizer),
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        BertModel(config).save_pretrained(tmp_path / "student")
+    save_transformer(tmp_path / "student", len(body.tokenizer), layers=1, dimensions=8, seed=1)
     return FewShotClassifier(SentenceTransformer(str(tmp_path / "student"), device="cpu"))
 
 

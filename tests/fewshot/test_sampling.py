@@ -137,14 +137,20 @@ def test_same_seed_and_epoch_give_the_same_pairs_and_others_do_not():
     assert draw(1, 0) != draw(2, 0)
 
 
-def test_memory_is_that_of_the_labels():
-    """A hundred thousand texts, with five thousand million pairs, cost some megabytes."""
-    labels = np.arange(100_000) % 77
+def drawn_with_peak(labels):
+    """A sampler, its first thousand pairs, and the bytes that both took at most."""
     tracemalloc.start()
     sampler = ContrastivePairs(labels)
     first = list(itertools.islice(sampler, 1000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    return sampler, first, peak
+
+
+def test_memory_is_that_of_the_labels():
+    """A hundred thousand texts, with five thousand million pairs, cost some megabytes."""
+    labels = np.arange(100_000) % 77
+    sampler, first, peak = drawn_with_peak(labels)
     assert len(sampler) > 9 * 10**9
     assert all((labels[a] == labels[b]) == bool(target) for a, b, target in first)
     assert peak < 30e6
@@ -153,11 +159,7 @@ def test_memory_is_that_of_the_labels():
 def test_memory_is_that_of_the_labels_where_texts_have_several():
     """So it is with a hundred thousand texts of any number of labels, whose pairs share one or don't."""
     labels = np.random.default_rng(0).random((100_000, 12)) < 0.1
-    tracemalloc.start()
-    sampler = ContrastivePairs(labels)
-    first = list(itertools.islice(sampler, 1000))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    sampler, first, peak = drawn_with_peak(labels)
     assert len(sampler) > 5 * 10**9
     assert all((labels[a] & labels[b]).any() == bool(target) for a, b, target in first)
     assert peak < 60e6
