@@ -19,59 +19,49 @@ from pathlib import Path
 
 from fewshot_trainings import in_process
 
+OVERSAMPLING = {"sampling_strategy": "oversampling", "head_params": {"C": 1.0}}  # SetFit's pairs, and its head
 # Each: the task, what SetFit gets, what runcast gets.
 COMPARISONS = {
-    "same pairs, oversampling": ("pending-8", {}, {"sampling_strategy": "oversampling"}),
-    "same pairs, num_iterations=20": (
-        "pending-8",
-        {"num_iterations": 20},
-        {"sampling_strategy": "oversampling", "num_iterations": 20},
-    ),
-    "same pairs, num_iterations=5": (
-        "banking77-8",
-        {"num_iterations": 5},
-        {"sampling_strategy": "oversampling", "num_iterations": 5},
-    ),
+    "same pairs, oversampling": ("pending-8", {}, OVERSAMPLING),
+    "same pairs, num_iterations=20": ("pending-8", {"num_iterations": 20}, {**OVERSAMPLING, "num_iterations": 20}),
+    "same pairs, num_iterations=5": ("banking77-8", {"num_iterations": 5}, {**OVERSAMPLING, "num_iterations": 5}),
     "runcast's default, SetFit with num_iterations=5": ("banking77-8", {"num_iterations": 5}, {}),
 }
-SETFITS_HEAD = {"head_params": {"C": 1.0}}
 MANY = 20_000
 
 
-def compare(options: argparse.Namespace, name: str) -> str:
+def trained(options: argparse.Namespace, task: str, runner: str, how: dict, seed: int, done: dict[str, dict]) -> dict:
+    """What one training gave; one that two rows ask for is run once."""
+    asked = json.dumps([task, runner, how, seed])
+    if asked not in done:
+        python = options.setfit_python if runner == "setfit" else sys.executable
+        done[asked] = in_process(
+            python, options.data, options.threads, task=task, runner=runner, options=how, seed=seed
+        )
+        print(json.dumps({"task": task, "runner": runner, "options": how, "seed": seed, **done[asked]}), flush=True)
+    return done[asked]
+
+
+def compare(options: argparse.Namespace, name: str, done: dict[str, dict]) -> str:
     """One row of the table: a training by each for every seed."""
-    task, theirs, ours = COMPARISONS[name]
-    if name.startswith("same"):
-        ours = {**ours, **SETFITS_HEAD}
+    task, *each = COMPARISONS[name]
     found: dict[str, list[dict]] = {"setfit": [], "runcast": []}
-    known = options.known.setdefault(json.dumps([task, "setfit", theirs]), {})
     for seed in options.seeds:
-        for runner, how in (("setfit", theirs), ("runcast", ours)):
-            if runner == "setfit" and seed in known:
-                result = known[seed]
-            else:
-                python = options.setfit_python if runner == "setfit" else sys.executable
-                result = in_process(
-                    python, options.data, options.threads, task=task, runner=runner, options=how, seed=seed
-                )
-                print(json.dumps({"row": name, "task": task, "runner": runner, "seed": seed, **result}), flush=True)
-            if runner == "setfit":
-                known[seed] = result
-            found[runner].append(result)
-    mean = {
-        runner: {key: statistics.mean(result[key] for result in results) for key in ("wall_s", "cpu_s", "accuracy")}
-        for runner, results in found.items()
-    }
-    deviation = {
-        runner: statistics.stdev(result["accuracy"] for result in results) if len(results) > 1 else 0.0
-        for runner, results in found.items()
-    }
-    setfit, runcast = mean["setfit"], mean["runcast"]
+        for (runner, results), how in zip(found.items(), each, strict=True):
+            results.append(trained(options, task, runner, how, seed, done))
+    setfit, runcast = (
+        {key: statistics.mean(result[key] for result in results) for key in ("wall_s", "cpu_s", "accuracy")}
+        for results in found.values()
+    )
+    spread = [
+        statistics.stdev(result["accuracy"] for result in results) if len(results) > 1 else 0.0
+        for results in found.values()
+    ]
     return (
         f"| {name} | {task} | {setfit['wall_s']:.1f} ({setfit['cpu_s']:.1f}) | {runcast['wall_s']:.1f} "
         f"({runcast['cpu_s']:.1f}) | **{setfit['wall_s'] / runcast['wall_s']:.1f}** "
-        f"({setfit['cpu_s'] / runcast['cpu_s']:.1f}) | {setfit['accuracy']:.3f} ± {deviation['setfit']:.3f} | "
-        f"{runcast['accuracy']:.3f} ± {deviation['runcast']:.3f} |"
+        f"({setfit['cpu_s'] / runcast['cpu_s']:.1f}) | {setfit['accuracy']:.3f} ± {spread[0]:.3f} | "
+        f"{runcast['accuracy']:.3f} ± {spread[1]:.3f} |"
     )
 
 
@@ -114,8 +104,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--memory", type=float, default=8.0, help="GB of memory that a training on many sentences gets")
     options = parser.parse_args()
-    options.known = {}  # what SetFit did is used again where another row compares with the same
-    rows = [compare(options, name) for name in COMPARISONS]
+    done: dict[str, dict] = {}
+    rows = [compare(options, name, done) for name in COMPARISONS]
     many = memory(options)
     print(f"\nMean of {len(options.seeds)} seeds on {options.threads} threads; in brackets CPU seconds.\n")
     print("| | task | SetFit s | runcast s | times as quick | SetFit accuracy | runcast accuracy |")
