@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from torch import nn
 
 from runcast.errors import MissingDependencyError
 from runcast.fewshot.folder import broken_file
@@ -86,6 +88,17 @@ def embedding_dimension(body: SentenceTransformer) -> int | None:
     )  # before version 5.3
     dimension: int | None = known()
     return dimension
+
+
+@contextlib.contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """With or without dropout inside, and as it was afterwards."""
+    before = model.training
+    model.train(training)
+    try:
+        yield
+    finally:
+        model.train(before)
 
 
 def normalize(body: SentenceTransformer) -> None:

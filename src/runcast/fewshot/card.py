@@ -23,13 +23,14 @@ from runcast.delivery import states
 from runcast.fewshot import folder
 from runcast.fewshot.body import embedding_dimension
 from runcast.fewshot.data import Examples
-from runcast.fewshot.hub import saved_file
-from runcast.frameworks.transformers import ReportingCallback, translate
+from runcast.fewshot.hub import repo_id, saved_file
+from runcast.frameworks.transformers import translate
 from runcast.redact import redact_text
 
 if TYPE_CHECKING:
     from runcast.fewshot.model import FewShotClassifier
     from runcast.fewshot.trainer import Trainer
+    from runcast.frameworks.transformers import ReportingCallback
 
 _NAME = "Few-shot text classifier"
 _TAGS = ["runcast", "few-shot", "sentence-transformers", "text-classification"]
@@ -123,18 +124,17 @@ def loaded(name: str, source: str, options: Mapping[str, Any]) -> Card:
     if saved_file(source, folder.CONFIG_FILE, options) is not None:
         readme = saved_file(source, "README.md", options)
     if readme is None:
-        return Card(base_model=None if Path(name).is_dir() else _hub_name(name))
+        return Card(base_model=None if Path(name).is_dir() else repo_id(name))
     text = readme.read_text("utf-8", errors="replace")
     kept = _kept(text)
     return Card(kept.pop("base_model", None), text, metadata=kept)
 
 
-def training_of(trainer: Trainer) -> Training:
-    """What a trainer did to its classifier so far."""
+def training_of(trainer: Trainer, reporting: ReportingCallback | None) -> Training:
+    """What a trainer did to its classifier so far, and the callback that reported it."""
     model, args, state = trainer.model, trainer.args, trainer.state
     train, evaluation = trainer.train_dataset, trainer.eval_dataset
     parts = evaluation if isinstance(evaluation, dict) else {"eval": evaluation} if evaluation is not None else {}
-    reporting = next((item for item in trainer.callback_handler.callbacks if isinstance(item, ReportingCallback)), None)
     run = None if reporting is None else reporting.run
     best = getattr(state, "best_global_step", None) if args.load_best_model_at_end else None
     arguments = args.to_dict()
@@ -345,10 +345,6 @@ def _json(value: Any) -> str:
 
 def _as_list(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
-
-
-def _hub_name(name: str) -> str:
-    return name if "/" in name else f"sentence-transformers/{name}"
 
 
 def _kept(text: str) -> dict[str, Any]:

@@ -17,11 +17,9 @@ from torch.utils.data import DataLoader
 
 from runcast.fewshot.arguments import TrainingArguments
 from runcast.fewshot.data import Examples, examples
-from runcast.fewshot.loading import PairCollator, TextCollator
 from runcast.fewshot.losses import Loss, Pairs, loss_name
 from runcast.fewshot.metrics import Metric
 from runcast.fewshot.model import FewShotClassifier
-from runcast.fewshot.sampling import ClassBatches, ContrastivePairs
 from runcast.fewshot.trainer import Callback, Trainer
 
 
@@ -98,16 +96,10 @@ class DistillationTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of pairs, or of texts; in place of their labels come the teacher's embeddings of them."""
-        train, args = self._train_examples(), self.args
-        self._loss = _TeacherLoss(args.loss)
-        seed = args.seed if args.data_seed is None else args.data_seed
-        tokens, alike = self._tokens(train.texts), np.zeros(len(train), dtype=np.int64)
-        if args.sampling_strategy == "batch":
-            batches = ClassBatches(alike, args.classes_per_batch, args.examples_per_class, args.num_iterations, seed)
-            collator = TextCollator(tokens, self._taught)
-            return self._train_dataloader(batches, collator, batches.batch_size, batches.batch_size)
-        pairs = ContrastivePairs(alike, "unique", args.num_iterations, args.max_pairs, seed)
-        return self._train_dataloader(pairs, PairCollator(tokens, self._taught), self._train_batch_size)
+        self._loss = _TeacherLoss(self.args.loss)
+        alike = np.zeros(len(self._train_examples()), dtype=np.int64)
+        strategy = "batch" if self.args.sampling_strategy == "batch" else "unique"
+        return self._train_dataloader(alike, self._taught, strategy)
 
     def _bind_labels(self, model: Any) -> None:
         if isinstance(model, FewShotClassifier) and model.labels is None:

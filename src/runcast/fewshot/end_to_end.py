@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from runcast.fewshot.body import in_mode
 from runcast.fewshot.data import Examples
 from runcast.fewshot.model import FewShotClassifier
 
@@ -76,7 +77,11 @@ def train_end_to_end(
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, _HALVED_EVERY, 0.5)
     batches = -(-len(texts) // batch_size)
     mean = 0.0
-    with _training(model), tqdm(total=epochs * batches, desc="End to end", disable=not show_progress_bar) as bar:
+    with (
+        in_mode(model, training=True),
+        torch.enable_grad(),
+        tqdm(total=epochs * batches, desc="End to end", disable=not show_progress_bar) as bar,
+    ):
         for epoch in range(epochs):
             order = np.random.default_rng([seed, epoch]).permutation(len(texts))
             total = 0.0
@@ -136,15 +141,3 @@ class _Layer(nn.Module):
             arrays[name] = arrays[name].copy()
             arrays[name][self._learnt] = learnt.detach().cpu().double().numpy()
         self._head.restore(arrays, self._head.link)
-
-
-@contextlib.contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """With dropout and gradients inside, and as it was afterwards."""
-    before = model.training
-    model.train()
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        model.train(before)

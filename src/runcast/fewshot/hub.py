@@ -46,7 +46,7 @@ def saved_file(source: str, name: str, options: Mapping[str, Any]) -> Path | Non
         if key in options
     }
     try:
-        return Path(hf_hub_download(_repo_id(source), name, **asked))
+        return Path(hf_hub_download(repo_id(source), name, **asked))
     except (EntryNotFoundError, LocalEntryNotFoundError):
         return None
 
@@ -55,9 +55,9 @@ def ask_hub(source: str, options: Mapping[str, Any]) -> None:
     """Fails at once for a model that is neither cached nor on the hub: loading it would try again for a minute."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
-    repo_id = _repo_id(source)
-    if not isinstance(try_to_load_from_cache(repo_id, "config.json", cache_dir=options.get("cache_folder")), str):
-        HfApi(token=options.get("token")).model_info(repo_id, timeout=20)
+    repo = repo_id(source)
+    if not isinstance(try_to_load_from_cache(repo, "config.json", cache_dir=options.get("cache_folder")), str):
+        HfApi(token=options.get("token")).model_info(repo, timeout=20)
 
 
 def upload(
@@ -96,5 +96,6 @@ def not_loaded(source: str, error: Exception) -> str:
     )
 
 
-def _repo_id(name: str) -> str:
+def repo_id(name: str) -> str:
+    """A model's name on the hub, with its owner; without one it is sentence-transformers'."""
     return name if "/" in name else f"sentence-transformers/{name}"

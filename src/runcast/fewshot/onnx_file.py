@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from runcast.errors import MissingDependencyError
+from runcast.fewshot.body import in_mode
 
 if TYPE_CHECKING:
     from runcast.fewshot.model import FewShotClassifier
@@ -34,26 +35,22 @@ def export_onnx(model: FewShotClassifier, path: Path) -> None:
         raise MissingDependencyError(f"ONNX files need {', '.join(missing)}: pip install {' '.join(_NEEDS)}")
     example = {key: value.to(model.device) for key, value in model.tokenize(["one text", "another one"]).items()}
     names = list(example)
-    whole = Whole(model, names).eval().to(model.device)
+    whole = Whole(model, names).to(model.device)
     axes = {name: {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")} for name in names}
     path.parent.mkdir(parents=True, exist_ok=True)
-    training = model.training
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the exporter's own means
-            torch.onnx.export(
-                whole,
-                tuple(example.values()),
-                str(path),
-                input_names=names,
-                output_names=["probabilities", "embeddings"],
-                dynamic_shapes={"features": tuple(axes.values())},
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        model.train(training)
+    with in_mode(model, training=False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the exporter's own means
+        torch.onnx.export(
+            whole.eval(),
+            tuple(example.values()),
+            str(path),
+            input_names=names,
+            output_names=["probabilities", "embeddings"],
+            dynamic_shapes={"features": tuple(axes.values())},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
 
 
 class Whole(nn.Module):

@@ -11,7 +11,6 @@ Everything else (checkpoints, resuming, early stopping, mixed precision, acceler
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import logging
@@ -23,6 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]  # it has no types
@@ -34,6 +34,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrategy, PredictionOutput, TrainOutput
 
 from runcast.fewshot.arguments import TrainingArguments
+from runcast.fewshot.body import in_mode
 from runcast.fewshot.card import training_of
 from runcast.fewshot.checkpoint import find_checkpoint, reading
 from runcast.fewshot.data import Examples, evaluation_examples, examples
@@ -222,34 +223,41 @@ class Trainer(transformers.Trainer):
         self._loss = Loss(args.loss, args.margin)  # a search may have changed the arguments
         if labels.ndim > 1 and self._loss.single_label:
             raise ValueError(f"loss {args.loss!r} needs one label a text; with several, 'supervised_contrastive' does")
-        seed = args.seed if args.data_seed is None else args.data_seed
-        tokens, classes = self._tokens(train.texts), torch.as_tensor(labels)
-        if args.sampling_strategy == "batch":
-            batches = ClassBatches(labels, args.classes_per_batch, args.examples_per_class, args.num_iterations, seed)
-            return self._train_dataloader(
-                batches, TextCollator(tokens, classes), batches.batch_size, batches.batch_size
-            )
-        if not self._loss.of_pairs and labels.ndim == 1 and len(set(labels.tolist())) == len(labels):
+        pairwise = args.sampling_strategy != "batch"
+        if pairwise and not self._loss.of_pairs and labels.ndim == 1 and len(set(labels.tolist())) == len(labels):
             raise ValueError(
                 f"loss {loss_name(args.loss)!r} needs two texts of a label in a step, and each label has a single text: use "
                 "loss='cosine', or sampling_strategy='batch', which draws a text twice then"
             )
-        pairs = ContrastivePairs(labels, args.sampling_strategy, args.num_iterations, args.max_pairs, seed)
-        return self._train_dataloader(pairs, PairCollator(tokens, classes), self._train_batch_size)
+        return self._train_dataloader(labels, torch.as_tensor(labels), args.sampling_strategy)
 
-    def _train_dataloader(
-        self, sampler: ClassBatches | ContrastivePairs, collator: Any, size: int, unit: int = 1
-    ) -> DataLoader[Any]:
-        """The share of this process: `size` items a step; `unit` of them stay together."""
+    def _train_dataloader(self, labels: npt.NDArray[np.int64], told: Tensor, strategy: str) -> DataLoader[Any]:
+        """The share of this process.
+
+        Args:
+            labels: Of each text, by which it is drawn; shape (n,), or rows of 0 and 1.
+            told: What the loss gets for the label of each text.
+            strategy: One of `SamplingStrategy`.
+        """
+        args, tokens = self.args, self._tokens(self._train_examples().texts)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        sampler: ClassBatches | ContrastivePairs
+        collator: TextCollator | PairCollator
+        if strategy == "batch":
+            sampler = ClassBatches(labels, args.classes_per_batch, args.examples_per_class, args.num_iterations, seed)
+            collator, size, unit = TextCollator(tokens, told), sampler.batch_size, sampler.batch_size
+        else:
+            sampler = ContrastivePairs(labels, strategy, args.num_iterations, args.max_pairs, seed)
+            collator, size, unit = PairCollator(tokens, told), self._train_batch_size, 1
         if self.accelerator.dispatch_batches:
             raise ValueError(
                 "accelerator_config has dispatch_batches, which would deal out parts of pairs: leave it out"
             )
         self._sampler = sampler
-        shares = Shares(sampler, size, self.args.world_size, unit, self.args.dataloader_drop_last)
+        shares = Shares(sampler, size, args.world_size, unit, args.dataloader_drop_last)
         if not len(shares):
             raise ValueError(
-                f"an epoch of {self.args.sampling_strategy!r} has {len(sampler)} pairs or texts, which make no step: use another "
+                f"an epoch of {args.sampling_strategy!r} has {len(sampler)} pairs or texts, which make no step: use another "
                 "sampling_strategy, or leave out dataloader_drop_last"
             )
         return self._dataloader(Drawn(self._train_examples(), sampler), ShareCollator(collator), batch_sampler=shares)
@@ -441,7 +449,7 @@ class Trainer(transformers.Trainer):
         size = self.args.eval_batch_size
         sampler = ByLength(texts)
         in_order = [texts[row] for row in sampler]
-        with _eval_mode(self.model), self.compute_loss_context_manager():
+        with in_mode(self.model, training=False), self.compute_loss_context_manager():
             batches = [
                 self.model.encode(in_order[start : start + 16 * size], batch_size=size)
                 for start in tqdm(
@@ -608,7 +616,7 @@ class Trainer(transformers.Trainer):
     def _describe(self) -> None:
         """Has the classifier's card say what was done to it."""
         if self.is_world_process_zero() and self.state.global_step > 0:
-            self.model.card = dataclasses.replace(self.model.card, training=training_of(self))
+            self.model.card = dataclasses.replace(self.model.card, training=training_of(self, self._reporting()))
 
     # -- hyper-parameters ------------------------------------------------------------------------------------------
 
@@ -814,17 +822,6 @@ def _accuracy(metrics: Mapping[str, float]) -> float:
 
 def _is_pruned(error: BaseException) -> bool:
     return type(error).__name__ == "TrialPruned"  # optuna's; it needn't be installed
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Any:
-    """Without dropout inside, and as it was afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _kind(value: Any) -> str:
