@@ -1,9 +1,10 @@
 """Accuracy against training time of the few-shot trainer's strategies, batch shapes and losses, and of SetFit.
 
 Each line of the results is one training: a process of its own, the same few examples for every row of a seed, tested on
-all of the test texts. Wall time depends on what else the machine does, so the process' CPU time and the load stand beside
-it; with one thread (the default), CPU time is what the training would take on a core of its own. `fewshot_trainings.py`
-says what the tasks are and what the environments need.
+all of the test texts. Wall time depends on what else the machine does, so the table has the process' CPU time; with one
+thread (the default) that is what the training would take on a core of its own. The accuracy is that of logistic regressions
+of several C on the same trained body: SetFit's is C=1. `fewshot_trainings.py` says what the tasks are and what the
+environments need.
 
     python benchmarks/fewshot_accuracy.py banking77/ --seeds 1 2 3 4 5 --rows batch --tasks banking77-8
     python benchmarks/fewshot_accuracy.py banking77/ --rows setfit --setfit-python venv/bin/python
@@ -15,13 +16,13 @@ What is in the results file already isn't run again, so the benchmark can be run
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import re
 import statistics
 import sys
 from pathlib import Path
 
-from fewshot_trainings import TASKS, in_process
+from fewshot_trainings import HEADS, TASKS, Results
 
 LOSSES = (
     *("contrastive", "supervised_contrastive"),
@@ -32,12 +33,12 @@ LOSSES = (
 def batch(classes: int, examples: int, steps: int, **more: object) -> tuple[str, dict[str, object]]:
     """A training of so many steps on so many classes times so many examples."""
     shape = {"classes_per_batch": classes, "examples_per_class": examples}
-    return "runcast", {"sampling_strategy": "batch", **shape, "max_steps": steps, **more}
+    return "runcast", {"sampling_strategy": "batch", **shape, "max_steps": steps, "loss": "cosine", **more}
 
 
 def pairs(strategy: str, **more: object) -> tuple[str, dict[str, object]]:
     """A training on one epoch of pairs."""
-    return "runcast", {"sampling_strategy": strategy, **more}
+    return "runcast", {"sampling_strategy": strategy, "loss": "cosine", **more}
 
 
 ROWS = {
@@ -58,32 +59,43 @@ ROWS = {
         ]
     },
     **{f"batch 16×2, 40 steps, {name}": batch(16, 2, 40, loss=name) for name in LOSSES},
-    "batch 16×2, 40 steps, learning rate 5e-5": batch(16, 2, 40, learning_rate=5e-5),
-    "batch 16×2, 40 steps, learning rate 1e-4": batch(16, 2, 40, learning_rate=1e-4),
+    **{
+        f"batch 16×2, 40 steps, {name}, learning rate {rate}": batch(16, 2, 40, loss=name, learning_rate=rate)
+        for name, rate in itertools.product(("cosine", "supervised_contrastive", "triplet_all"), (5e-5, 1e-4))
+    },
+    **{
+        f"batch {classes}×{examples}, {steps} steps, supervised_contrastive": batch(
+            classes, examples, steps, loss="supervised_contrastive"
+        )
+        for classes, examples, steps in [(16, 2, 20), (16, 2, 80), (8, 4, 40), (32, 2, 20), (32, 2, 40)]
+    },
 }
 
 
-def table(results: list[dict]) -> str:
-    """The results as Markdown, a table a task; accuracy as mean ± standard deviation (lowest to highest)."""
+def table(found: dict[tuple[str, str], list[dict]]) -> str:
+    """The results of each task and row as Markdown, a table a task; accuracy as mean ± standard deviation over the seeds."""
     lines = []
     for task in TASKS:
-        of_row = {row: [r for r in results if r["task"] == task and r["row"] == row] for row in ROWS}
-        if not any(of_row.values()):
+        rows = {row: found[task, row] for row in ROWS if found.get((task, row))}
+        if not rows:
             continue
-        lines += ["", f"### {task}", "", "| training | accuracy | seeds | steps | CPU s | wall s | load |"]
-        lines += ["|---|---|---|---|---|---|---|"]
-        for row, found in of_row.items():
-            if found:
-                accuracy = [r["accuracy"] for r in found]
-                deviation = statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0
-                mean = {key: statistics.mean(r[key] for r in found) for key in ("steps", "cpu_s", "wall_s")}
-                load = statistics.mean(value for r in found for value in r["load"])
-                lines.append(
-                    f"| {row} | {statistics.mean(accuracy):.3f} ± {deviation:.3f} ({min(accuracy):.3f} to "
-                    f"{max(accuracy):.3f}) | {len(found)} | {mean['steps']:.0f} | {mean['cpu_s']:.1f} | "
-                    f"{mean['wall_s']:.1f} | {load:.1f} |"
-                )
+        lines += [
+            "",
+            f"### {task}",
+            "",
+            f"| training | {' | '.join(f'C={C}' for C in HEADS)} | seeds | steps | CPU s |",
+        ]
+        lines += ["|---" * (len(HEADS) + 4) + "|"]
+        for row, of_seeds in rows.items():
+            accuracies = [_spread([result["heads"][str(C)] for result in of_seeds]) for C in HEADS]
+            steps, seconds = (statistics.mean(result[key] for result in of_seeds) for key in ("steps", "cpu_s"))
+            lines.append(f"| {row} | {' | '.join(accuracies)} | {len(of_seeds)} | {steps:.0f} | {seconds:.0f} |")
     return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
 
 
 def main() -> None:
@@ -97,22 +109,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only print what there is")
     options = parser.parse_args()
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    results = [json.loads(line) for line in lines]
-    done = {(r["task"], r["row"], r["seed"]) for r in results}
+    results = Results(options.results, options.data, options.threads)
     rows = [row for row in ROWS if re.search(options.rows, row)]
-    todo = [(task, row, seed) for seed in options.seeds for task in options.tasks for row in rows]
-    for task, row, seed in [] if options.table else todo:
+    found: dict[tuple[str, str], list[dict]] = {}
+    for seed, task, row in itertools.product(options.seeds, options.tasks, rows):
         runner, how = ROWS[row]
+        training = {"task": task, "runner": runner, "options": how, "seed": seed, "heads": True}
         interpreter = options.setfit_python if runner == "setfit" else sys.executable
-        if (task, row, seed) in done or interpreter is None:
-            continue
-        found = in_process(interpreter, options.data, options.threads, task=task, runner=runner, options=how, seed=seed)
-        results.append({"task": task, "row": row, "seed": seed, **found})
-        print(json.dumps(results[-1]), flush=True)
-        with options.results.open("a") as file:
-            file.write(json.dumps(results[-1]) + "\n")
-    print(table(results))
+        result = results.get(**training)
+        if result is None and interpreter and not options.table:
+            result = results.run(interpreter, **training)
+        if result:
+            found.setdefault((task, row), []).append(result)
+    print(table(found))
 
 
 if __name__ == "__main__":

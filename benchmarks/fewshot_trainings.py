@@ -31,6 +31,7 @@ FAILED = (
     *("top_up_failed", "top_up_reverted", "declined_transfer", "failed_transfer"),
 )
 TASKS = ("banking77-4", "banking77-8", "pending-8", "pending-32")
+HEADS = (1, 3, 10, 30)
 
 
 def load(folder: Path, split: str, task: str) -> tuple[list[str], list[str]]:
@@ -84,7 +85,7 @@ def with_setfit(train: dict[str, list[str]], options: dict[str, object], seed: i
     )
     trainer = Trainer(model=model, args=args, train_dataset=Dataset.from_dict(train))
     trainer.train()
-    return _since(start), trainer.st_trainer.state.global_step, model.predict
+    return _since(start), trainer.st_trainer.state.global_step, model
 
 
 def with_runcast(train: dict[str, list[str]], options: dict[str, object], seed: int, output: str):
@@ -96,7 +97,7 @@ def with_runcast(train: dict[str, list[str]], options: dict[str, object], seed: 
     args = TrainingArguments(output_dir=output, report_to="none", seed=seed, disable_tqdm=True, **options)
     trainer = Trainer(model=model, args=args, train_dataset=train)
     trainer.train()
-    return _since(start), trainer.state.global_step, model.predict
+    return _since(start), trainer.state.global_step, model
 
 
 def untrained(train: dict[str, list[str]], options: dict[str, object], seed: int, output: str):
@@ -106,19 +107,30 @@ def untrained(train: dict[str, list[str]], options: dict[str, object], seed: int
     model = FewShotClassifier.from_pretrained(model_folder())
     start = _now()
     model.fit_head(train["text"], train["label"], seed=seed, **options)
-    return _since(start), 0, model.predict
+    return _since(start), 0, model
 
 
 RUNNERS = {"setfit": with_setfit, "runcast": with_runcast, "untrained": untrained}
 
 
-def one(folder: Path, task: str, runner: str, options: dict[str, object], seed: int, size: int = 0) -> dict:
+def refitted(model, train: dict[str, list[str]], test: dict[str, list[str]]) -> dict[str, float]:
+    """Accuracy with logistic regressions of several C on the same trained body."""
+    from sklearn.linear_model import LogisticRegression
+
+    embeddings, of_test = model.encode(train["text"], batch_size=64), model.encode(test["text"], batch_size=64)
+    heads = {C: LogisticRegression(C=C, max_iter=1000).fit(embeddings, train["label"]) for C in HEADS}
+    return {str(C): float(head.score(of_test, test["label"])) for C, head in heads.items()}
+
+
+def one(
+    folder: Path, task: str, runner: str, options: dict[str, object], seed: int, size: int = 0, heads: bool = False
+) -> dict:
     """One training, in this process.
 
     Returns:
         Seconds of wall and CPU time from a loaded model to a trained one, steps, the accuracy on all test texts, the peak of
-        resident memory in MB, and the load of the machine before and after. With a `size` there are that many texts
-        and no test.
+        resident memory in MB, and the load of the machine before and after. With `heads` also the accuracy with a head
+        of each C in `HEADS`. With a `size` there are that many texts and no test.
     """
     if runner == "setfit":
         import setfit  # noqa: F401 -- imports are not training time
@@ -127,8 +139,9 @@ def one(folder: Path, task: str, runner: str, options: dict[str, object], seed: 
     texts, labels = load(folder, "train", task)
     texts, labels = many(texts, labels, size) if size else draw(texts, labels, int(task.rpartition("-")[2]), seed)
     load_before = os.getloadavg()[0]
+    train = {"text": texts, "label": labels}
     with tempfile.TemporaryDirectory() as output:
-        seconds, steps, predict = RUNNERS[runner]({"text": texts, "label": labels}, options, seed, output)
+        seconds, steps, model = RUNNERS[runner](train, options, seed, output)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     found = {
         "steps": steps,
@@ -137,9 +150,11 @@ def one(folder: Path, task: str, runner: str, options: dict[str, object], seed: 
         "load": [round(load_before, 1), round(os.getloadavg()[0], 1)],
     }
     if not size:
-        test_texts, test_labels = load(folder, "test", task)
-        right = sum(str(a) == b for a, b in zip(list(predict(test_texts)), test_labels, strict=True))
-        found["accuracy"] = right / len(test_labels)
+        test = dict(zip(("text", "label"), load(folder, "test", task), strict=True))
+        right = sum(str(a) == b for a, b in zip(list(model.predict(test["text"])), test["label"], strict=True))
+        found["accuracy"] = right / len(test["label"])
+        if heads:
+            found["heads"] = refitted(model, train, test)
     return found
 
 
@@ -166,6 +181,37 @@ def in_process(interpreter: str, folder: Path, threads: int, memory_gb: float = 
     if child.returncode:
         sys.exit(f"{training}:\n{child.stderr[-3000:]}")
     return json.loads(child.stdout.splitlines()[-1])
+
+
+class Results:
+    """A file of JSON lines, one a training: what it has already isn't run again.
+
+    Args:
+        path: Of the file; it is made when the first training has ended.
+        folder: Of the data.
+        threads: How many torch may use.
+    """
+
+    def __init__(self, path: Path, folder: Path, threads: int) -> None:
+        self._path, self._folder, self._threads = path, folder, threads
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        self._done = {json.dumps(line["asked"]): line["found"] for line in lines}
+
+    def get(self, **training: object) -> dict | None:
+        """What a training gave, if it has been run."""
+        return self._done.get(json.dumps(training))
+
+    def run(self, interpreter: str, memory_gb: float = 0, **training: object) -> dict:
+        """What a training gave, run if it hasn't been; the arguments of `in_process`."""
+        found = self.get(**training)
+        if found is None:
+            found = in_process(interpreter, self._folder, self._threads, memory_gb, **training)
+            line = json.dumps({"asked": training, "found": found})
+            print(line, flush=True)
+            with self._path.open("a") as file:
+                file.write(line + "\n")
+            self._done[json.dumps(training)] = found
+        return found
 
 
 def _now() -> dict[str, float]:

