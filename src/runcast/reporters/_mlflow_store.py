@@ -240,15 +240,31 @@ def _holds(path: Path, run_id: str) -> bool:
     return False
 
 
-def keeps_repeats(uri: str, experiment: str) -> bool:
-    """Whether the store keeps a point again that it has already: SQL stores don't, file stores do.
+def takes_repeats(client: Any, experiment: str) -> bool:
+    """Whether a point that comes again changes nothing, and costs little.
 
-    A server doesn't say what it has; but SQL stores count their experiments, from the 0 that all stores have, while file
-    stores (and Databricks) draw long numbers.
+    File stores keep it twice. SQL stores don't, but before MLflow 3.16 they read all that the run has of each of its metrics
+    to find out (https://github.com/mlflow/mlflow/issues/24577), for minutes with a long run, and refuse a NaN.
+
+    A server doesn't say which kind its store is; but SQL stores count their experiments, from the 0 that all stores have, while
+    file stores (and Databricks) draw long numbers.
     """
+    uri = client.tracking_uri
     if urlsplit(uri).scheme.partition("+")[0] in _DATABASES:
+        return _is_new(import_module("mlflow").__version__)
+    if is_local(uri) or not (experiment.isdecimal() and 0 < int(experiment) < 10**9):
         return False
-    return not (experiment.isdecimal() and 0 < int(experiment) < 10**9 and not is_local(uri))
+    try:  # as MLflow's own client asks it
+        credentials = client._tracking_client.store.get_host_creds()
+        answer = import_module("mlflow.utils.rest_utils").http_request(credentials, "/version", "GET", timeout=10)
+        return bool(answer.ok) and _is_new(answer.text)
+    except Exception:
+        return False
+
+
+def _is_new(version: str) -> bool:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (3, 16)
 
 
 @contextmanager

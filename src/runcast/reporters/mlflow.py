@@ -13,9 +13,7 @@ Runs of other writers are read too (`_mlflow_theirs.py`).
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import math
 import os
 import sys
 import tempfile
@@ -69,9 +67,9 @@ from runcast.reporters._mlflow_store import (
     connect,
     database_beside,
     is_local,
-    keeps_repeats,
     one_creates,
     sqlite_file,
+    takes_repeats,
     trusted,
     where,
     whose,
@@ -227,11 +225,11 @@ class MlflowReporter(Reporter):
                 "started": run.started if self._joined else None,
             }
             self._send_tags({f"runcast.{key}": to_text(value) for key, value in told.items() if value is not None})
+            self.idempotent = takes_repeats(client, stored.info.experiment_id)
         self._codes: dict[str, str] = {}
         self._moments = Moments()
         if again and (run.dir / FILE_NAME).exists():
             self._moments.learn(Journal(run.dir / FILE_NAME))
-        self.idempotent = not keeps_repeats(uri, stored.info.experiment_id)
         shown = redact_text(uri)
         return NativeRun(run_id, where(shown, stored.info.experiment_id, run_id), {"tracking_uri": shown})
 
@@ -354,7 +352,7 @@ class MlflowReporter(Reporter):
                     tags[finite_tag(code, event.step, ms, value)] = ""
         if tags:
             self._send_tags(tags)
-        self._send_points(points)
+        self._send("metrics", points, self.limits.metrics)
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -450,21 +448,6 @@ class MlflowReporter(Reporter):
         with asking(self._client.tracking_uri):
             for part in requests(entries, most):
                 self._client.log_batch(self._id, **{what: part}, synchronous=True)
-
-    def _send_points(self, points: Sequence[Any]) -> None:
-        try:
-            self._send("metrics", points, self.limits.metrics)
-        except Exception as error:
-            # Unlike other points that come again, older versions refuse a NaN that they have.
-            keys = {point.key for point in points if math.isnan(point.value)}
-            if getattr(error, "error_code", None) != "BAD_REQUEST" or not keys:
-                raise
-            histories = [self._client.get_metric_history(self._id, key) for key in keys]
-            held = {(old.key, old.timestamp, old.step) for old in itertools.chain(*histories) if math.isnan(old.value)}
-            new = [p for p in points if not (math.isnan(p.value) and (p.key, p.timestamp, p.step) in held)]
-            if len(new) == len(points):
-                raise
-            self._send("metrics", new, self.limits.metrics)
 
     def _send_summary(self) -> None:
         """Makes a metric of each number of the summary, once it is final: MLflow would keep every value it had."""
