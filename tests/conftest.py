@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from runcast.cli import main
+
+
+def pytest_configure() -> None:
+    """Processes that are begun in the background may have SIGINT ignored, which what they begin would inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Result(NamedTuple):

@@ -435,9 +435,7 @@ def test_signal_handler_is_given_back():
 
 def test_ctrl_c_in_a_real_process_is_killed(tmp_path):
     """SIGINT from outside ends the run as killed."""
-    # A test run in the background may have been started with SIGINT ignored.
-    handler = "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code = SCRIPT + handler + "import time\nprint('ready', flush=True)\ntime.sleep(600)"
+    code = SCRIPT + "import time\nprint('ready', flush=True)\ntime.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = [process.stdout.readline().strip()]
     while lines[-1] != "ready":

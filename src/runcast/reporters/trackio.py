@@ -214,8 +214,8 @@ class TrackioReporter(Reporter):
     def is_transient(self, error: Exception) -> bool | float:
         if isinstance(error, sqlite3.OperationalError):
             return getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING  # the lowest byte is the kind of error
-        if isinstance(error, OSError) and error.errno is None:  # Trackio's own, when others keep its lock
-            return "lock" in str(error)
+        if type(error) is OSError and error.errno is None and "lock" in str(error):
+            return True  # Trackio's own, when others keep its lock
         return transient(error)
 
     # -- reading ---------------------------------------------------------------------------------------------------

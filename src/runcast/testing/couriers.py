@@ -77,9 +77,10 @@ def kill_courier(run_dir: Path, name: str) -> None:
     process = courier_of(run_dir, name)
     process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + PATIENCE
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, f"{process} doesn't die"
-        time.sleep(0.01)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, f"{process} doesn't die"
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager

@@ -126,6 +126,7 @@ import json, os, signal, sys, psutil, runcast
 from pathlib import Path
 from runcast.testing.fault_contract import script_reporters
 from runcast.testing.training import train
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in what a background process begins
 make, arguments, folder, weights = json.loads(sys.argv[1])
 def after_step(step, so_far):
     if step == 20:
