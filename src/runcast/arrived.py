@@ -1,8 +1,9 @@
 """What of the events behind the cursor has arrived, told from what the tracker has.
 
 A courier that died, or a request whose answer was lost, leaves at most one batch of events in doubt. Of those, each point
-is counted in the tracker by kind, name, step and millisecond; those that the journal has before the cursor are taken off;
-what is left has arrived, in the order of the journal.
+is counted in the tracker by kind, name, step and millisecond (the one beside it is as good, as some trackers round a time
+and some cut it off); those that the journal has before the cursor are taken off; what is left has arrived, in the order
+of the journal.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Arrived:
     def __init__(self, record: RunRecord, journal: Journal, cursor: int, superseded: Superseded, most: int) -> None:
         doubtful = list(itertools.islice(journal.read(cursor), most))
         self.end = doubtful[-1].end if doubtful else cursor
-        wanted = {key for entry in doubtful for key in _keys(entry.event)}
-        self._left = Counter(key for key in _stored(record) if key in wanted)
+        wanted = {key[:3] for entry in doubtful for key in _keys(entry.event)}
+        self._left = Counter(key for key in _stored(record) if key[:3] in wanted)
         # Of an artifact that is logged again, the tracker has the last version that arrived, and so the ones before it.
         self._stored: dict[str, int] = {}
         for entry in doubtful:
@@ -56,8 +57,9 @@ class Arrived:
                 self._stored[entry.event.name] = entry.start
         if wanted and self._left:
             for entry in itertools.takewhile(lambda entry: entry.start < cursor, journal.read()):
-                if not superseded.covers(entry):
-                    self._left.subtract(key for key in _keys(entry.event) if key in wanted)
+                for key in () if superseded.covers(entry) else _keys(entry.event):
+                    if key[:3] in wanted:
+                        self._take(key)
 
     def rest(self, entry: Entry) -> Event | Unknown | None:
         """The event without what has arrived of it; None if nothing is left."""
@@ -76,10 +78,12 @@ class Arrived:
         return None if any(self._take(key) for key in _keys(event)) else event
 
     def _take(self, key: _Key) -> bool:
-        if self._left[key] <= 0:
-            return False
-        self._left[key] -= 1
-        return True
+        kind, name, step, ms = key
+        for near in (ms - 1, ms, ms + 1):  # the first, as they arrive in order
+            if self._left[kind, name, step, near] > 0:
+                self._left[kind, name, step, near] -= 1
+                return True
+        return False
 
 
 def _is_stored(event: events.Artifact, record: RunRecord) -> bool:
