@@ -222,6 +222,14 @@ def test_embeddings_can_be_normalized(body_dir, model, tmp_path):
     assert len(again.body) == len(unit.body)
 
 
+def test_embeddings_can_be_cut_short(body_dir):
+    """`truncate_dim` holds in training as in prediction."""
+    short = FewShotClassifier.from_pretrained(body_dir, truncate_dim=4, device="cpu")
+    embeddings = short(**short.tokenize(TEXTS)).detach().numpy()
+    assert embeddings.shape == (len(TEXTS), 4)
+    assert np.allclose(embeddings, short.encode(TEXTS), atol=1e-6)
+
+
 # -- damaged folders -----------------------------------------------------------------------------------------------------
 
 FILES = [

@@ -327,6 +327,19 @@ def test_texts_are_embedded_once_while_the_body_stands_still(make_trainer, model
     assert passes
 
 
+def test_embeddings_follow_the_bodys_settings(make_trainer, model, eval_data):
+    """Let the body read less of each text, and the next prediction embeds that, whatever is known of the whole ones."""
+    trainer = make_trainer()
+    trainer.train()
+    whole = trainer.predict(eval_data["text"]) and trainer._embeddings.recall(model, eval_data["text"])
+    model.body.max_seq_length = 3
+    trainer.predict(eval_data["text"])
+    cut = trainer._embeddings.recall(model, eval_data["text"])
+    assert not np.allclose(cut, whole, atol=1e-3)
+    assert np.allclose(cut, model.encode(eval_data["text"]), atol=1e-6)
+
+
+
 @pytest.mark.parametrize("options", [{"bf16": True}, {"torch_compile": True, "torch_compile_backend": "eager"}])
 def test_the_usual_arguments_for_speed_train(make_trainer, options):
     """Mixed precision and compilation run, and learn."""

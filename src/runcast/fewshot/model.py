@@ -192,7 +192,7 @@ class FewShotClassifier(nn.Module):
     def forward(self, **features: Tensor) -> Tensor:
         """Embeddings, shape (n, dimensions), of what `tokenize` made of n texts; with gradients."""
         output: Tensor = self.body(features)["sentence_embedding"]
-        return output
+        return output[..., : self.body.truncate_dim]  # as `encode` does; None is all
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """What `forward` takes, on the CPU; with the body's default prompt, as in `encode`."""
