@@ -144,7 +144,7 @@ def test_points_of_one_millisecond_are_all_kept_in_order(direct: Direct) -> None
     """MLflow would take equal ones for one, and sort different ones by value; coming again they are the same points."""
     values = [5.0, 5.0, 3.0, math.nan, math.nan]
     batch = [Metrics(time=START + i / 1e5, step=7, values={"x": value}) for i, value in enumerate(values)]
-    for _ in range(2):
+    for _ in range(2 if direct.reporter.idempotent else 1):
         direct.reporter.log_metrics_batch(batch)
         points = direct.read().metrics["x"]
         assert [repr(point.value) for point in points] == [repr(value) for value in values]
@@ -172,10 +172,11 @@ def test_events_that_come_again_read_back_once(direct: Direct, tmp_path: Path) -
     picture = tmp_path / "p.png"
     picture.write_bytes(_png())
     first = direct.native
-    for _ in range(2):
+    for again in (False, True):
         direct.reporter.log_config({"a": 1, "long": "x" * 9000})
         direct.reporter.log_config({"a": 2})
-        direct.reporter.log_metrics({"x": 0.1, "nan": math.nan, "inf": math.inf}, 3, START)
+        if not again or direct.reporter.idempotent:  # else the courier leaves out the points that have arrived
+            direct.reporter.log_metrics({"x": 0.1, "nan": math.nan, "inf": math.inf}, 3, START)
         direct.reporter.log_text("note", "hello", 3, START)
         direct.reporter.log_image("picture", picture, 3, START)
         direct.reporter.log_table("table", ["a"], [[1]], 3, START)
