@@ -383,6 +383,23 @@ def test_the_callback_can_be_restored_from_a_checkpoint(make_trainer, runs, tmp_
     assert [point.step for point in run.metrics["train/loss"]] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_restored_callback_says_which_reporters_it_lost(make_trainer, caplog):
+    """A checkpoint knows reporters by name; one that has none elsewhere is missed aloud."""
+    options = {"save_strategy": "steps", "save_steps": 2}
+    first = ReportingCallback(report_to=["console", Recorder()])
+    make_trainer(first, **options).train()
+    first.finish()
+    assert not caplog.records
+    again = ReportingCallback(report_to=["console", Recorder()])
+    trainer = make_trainer(again, **options, max_steps=6, restore_callback_states_from_checkpoint=True)
+    trainer.train(resume_from_checkpoint=True)
+    restored = next(item for item in trainer.callback_handler.callbacks if isinstance(item, ReportingCallback))
+    restored.finish()
+    assert [reporter.name for reporter in restored.reporters] == ["console"]
+    (message,) = [record.getMessage() for record in caplog.records if "by name only" in record.getMessage()]
+    assert f"nothing goes to {Recorder.name}. Register them" in message
+
+
 # -- artifacts -------------------------------------------------------------------------------------------------------
 
 

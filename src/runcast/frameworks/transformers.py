@@ -99,6 +99,7 @@ class ReportingCallback(TrainerCallback, ExportableState):
         self.start_timeout = start_timeout
         self.probes = resolve_probes(default_probes() if probes is None else probes)
         self.run: Run | None = None
+        self.not_restored: list[str] = []
         self._came_with_all = False
         self._phase: Literal["before training", "training", "after training"] = "before training"
 
@@ -216,6 +217,12 @@ class ReportingCallback(TrainerCallback, ExportableState):
         elif not self._is_open:
             self.run = None
         run = self._open(args, state, model, checkpoint)
+        if self.not_restored:
+            logger.warning(
+                "restored from a checkpoint, which knows reporters by name only: nothing goes to %s. Register them "
+                "(runcast.register_reporter), or leave out restore_callback_states_from_checkpoint",
+                ", ".join(self.not_restored),
+            )
         self._phase = "training"
         # A checkpoint without this callback's state would make transformers fail at its next save.
         state.stateful_callbacks[type(self).__name__] = self.state()
@@ -273,6 +280,7 @@ class ReportingCallback(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the callback: how to make it again, and which run it was."""
         names = [reporter.name for reporter in self.reporters if is_registered(type(reporter))]
+        others = [reporter.name for reporter in self.reporters if not is_registered(type(reporter))]
         report_to = self.report_to if isinstance(self.report_to, str) else names
         run = self.run if self.run is not None and self.run.dir is not None else None
         return {
@@ -287,7 +295,10 @@ class ReportingCallback(TrainerCallback, ExportableState):
                 "start_timeout": self.start_timeout,
                 "probes": probe_names(self.probes),
             },
-            "attributes": {"checkpointed_run": None if run is None else {"id": run.id, "dir": str(run.dir)}},
+            "attributes": {
+                "checkpointed_run": None if run is None else {"id": run.id, "dir": str(run.dir)},
+                "not_restored": [*others, *self.not_restored],
+            },
         }
 
     def _checkpointed(self, state: Any) -> Path | None:
