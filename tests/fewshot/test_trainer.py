@@ -339,7 +339,6 @@ def test_embeddings_follow_the_bodys_settings(make_trainer, model, eval_data):
     assert np.allclose(cut, model.encode(eval_data["text"]), atol=1e-6)
 
 
-
 @pytest.mark.parametrize("options", [{"bf16": True}, {"torch_compile": True, "torch_compile_backend": "eager"}])
 def test_the_usual_arguments_for_speed_train(make_trainer, options):
     """Mixed precision and compilation run, and learn."""

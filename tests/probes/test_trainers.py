@@ -108,18 +108,18 @@ def test_arguments_of_a_few_shot_training_have_them(monkeypatch):
     """Any form is kept; as JSON and in a checkpoint there are names; without any, the environment's."""
     pytest.importorskip("sentence_transformers")
     from runcast.fewshot import TrainingArguments
-    from runcast.fewshot.trainer import _reporting_callback
+    from runcast.fewshot.reporting import _reporting_callback
 
     steps = Steps()
     steps.start()
     args = TrainingArguments(report_to="console", probes=[steps, SystemMetrics])
     assert args.probes == [steps, SystemMetrics]
-    assert [probe.name for probe in _reporting_callback(args, None).probes] == ["steps", "system"]
+    assert [probe.name for probe in _reporting_callback(args, {}).probes] == ["steps", "system"]
     assert json.loads(args.to_json_string())["probes"] == ["steps", "system"]
     assert pickle.loads(pickle.dumps(args)).probes == ["steps", "system"]
-    assert _reporting_callback(TrainingArguments(report_to="console"), None).probes == []
+    assert _reporting_callback(TrainingArguments(report_to="console"), {}).probes == []
     monkeypatch.setenv("RUNCAST_PROBES", "system")
-    (probe,) = _reporting_callback(TrainingArguments(report_to="console"), None).probes
+    (probe,) = _reporting_callback(TrainingArguments(report_to="console"), {}).probes
     assert probe.name == "system"
 
 

@@ -20,7 +20,8 @@ from runcast.fewshot.data import Examples, examples
 from runcast.fewshot.losses import Loss, Pairs, loss_name
 from runcast.fewshot.metrics import Metric
 from runcast.fewshot.model import FewShotClassifier
-from runcast.fewshot.trainer import Callback, Trainer
+from runcast.fewshot.reporting import Callback
+from runcast.fewshot.trainer import Trainer
 
 
 class DistillationTrainer(Trainer):

@@ -15,22 +15,18 @@ import dataclasses
 import itertools
 import logging
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import transformers
 from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]  # it has no types
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrategy, PredictionOutput, TrainOutput
 
 from runcast.fewshot.arguments import TrainingArguments
@@ -53,19 +49,13 @@ from runcast.fewshot.loading import (
 from runcast.fewshot.losses import Loss, Pairs, loss_name
 from runcast.fewshot.metrics import ClassificationMetrics, Metric, accuracy
 from runcast.fewshot.model import FewShotClassifier
+from runcast.fewshot.reporting import Callback, ReportingTrainer
 from runcast.fewshot.sampling import ClassBatches, ContrastivePairs
-from runcast.frameworks.transformers import ReportingCallback
-from runcast.reporter import Reporter
-
-if TYPE_CHECKING:
-    from runcast.events import RunStatus
 
 logger = logging.getLogger("runcast")
 
-Callback = TrainerCallback | type[TrainerCallback] | Reporter | type[Reporter] | str
 
-
-class Trainer(transformers.Trainer):
+class Trainer(ReportingTrainer):
     """Trains a `FewShotClassifier`: a `transformers.Trainer` whose callbacks receive the classifier as `model`.
 
     Datasets are a `datasets.Dataset`, a pandas DataFrame, a dict of lists or a list of dicts, with the columns ``text`` and
@@ -143,30 +133,18 @@ class Trainer(transformers.Trainer):
         if isinstance(evaluation, dict) and args.metric_for_best_model == "accuracy":
             args.metric_for_best_model = f"{next(iter(evaluation))}_accuracy"
 
-        others: list[Any] = []
-        reporters: list[Any] = []
-        for callback in callbacks or []:
-            (reporters if _is_reporter(callback) else others).append(callback)
-        if not any(callback is ReportingCallback or isinstance(callback, ReportingCallback) for callback in others):
-            reporting = _reporting_callback(args, train)
-            others = others if reporting.is_silent else [reporting, *others]
-        # transformers would add its own tracker callbacks for what it finds in report_to.
-        report_to, args.report_to = args.report_to, []
-        try:
-            super().__init__(
-                model=model,
-                args=args,
-                train_dataset=train,
-                eval_dataset=evaluation,
-                model_init=model_init,  # type: ignore[arg-type]  # any nn.Module will do
-                compute_metrics=self._compute_metrics,
-                callbacks=[_Phases(self), *others],
-                optimizers=optimizers,
-            )
-        finally:
-            args.report_to = report_to
-        for reporter in reporters:
-            self.add_callback(reporter)
+        super().__init__(
+            data={} if train is None else {"train_examples": len(train), "labels": train.classes},
+            model=model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=evaluation,
+            model_init=model_init,
+            compute_metrics=self._compute_metrics,
+            callbacks=callbacks or [],
+            optimizers=optimizers,
+        )
+        self.callback_handler.callbacks.insert(0, _Phases(self))
         for part in evaluation.values() if isinstance(evaluation, dict) else [evaluation]:
             if part is not None and self.model.labels is not None:
                 self.model.class_indices(part.required_labels(), part.name)
@@ -196,19 +174,9 @@ class Trainer(transformers.Trainer):
         """
         if self.train_dataset is None:
             raise ValueError("training needs a train_dataset: Trainer(..., train_dataset=...)")
-        try:
-            if resume_from_checkpoint:
-                resume_from_checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir or ".")
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval, **kwargs)
-        except BaseException as error:
-            reporting = self._reporting()
-            if reporting is not None and _is_pruned(error):
-                if reporting.run is not None:
-                    reporting.run.set_summary({"trial_status": "pruned"})
-                reporting.finish()
-            elif reporting is not None:
-                reporting.fail(error)
-            raise
+        if resume_from_checkpoint:
+            resume_from_checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir or ".")
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval, **kwargs)
 
     def call_model_init(self, trial: Any = None) -> FewShotClassifier:
         """A new classifier from `model_init`."""
@@ -507,19 +475,6 @@ class Trainer(transformers.Trainer):
         with reading(checkpoint, "the random states"):
             super()._load_rng_state(checkpoint)
 
-    def _load_callback_state(self) -> None:
-        """Restores the callbacks' states; the reporting's stays as it is, with its reporters, and finds its run by itself."""
-        callbacks = self.callback_handler.callbacks
-        states = cast("dict[str, Any]", self.state.stateful_callbacks)  # what it is after loading
-        ours = {type(callback).__name__ for callback in callbacks if isinstance(callback, ReportingCallback)}
-        kept = {name: states.pop(name) for name in ours & states.keys()}
-        super()._load_callback_state()
-        states.update(kept)
-        for callback in self.callback_handler.callbacks:
-            # Of a callback that the checkpoint didn't know, transformers would miss the state at the next save.
-            if isinstance(callback, ExportableState) and type(callback).__name__ not in ours:
-                states.setdefault(type(callback).__name__, callback.state())
-
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None, "transformers calls this only if there is one"
         self._load_from_checkpoint(self.state.best_model_checkpoint)
@@ -618,133 +573,6 @@ class Trainer(transformers.Trainer):
         if self.is_world_process_zero() and self.state.global_step > 0:
             self.model.card = dataclasses.replace(self.model.card, training=training_of(self, self._reporting()))
 
-    # -- hyper-parameters ------------------------------------------------------------------------------------------
-
-    def hyperparameter_search(
-        self,
-        hp_space: Callable[[Any], dict[str, Any]] | None = None,
-        compute_objective: Callable[[dict[str, float]], float] | None = None,
-        n_trials: int = 20,
-        direction: str | list[str] = "maximize",
-        backend: Any = None,
-        hp_name: Callable[[Any], str] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Searches good options: one run a trial, all in one group. Needs `model_init`, and optuna or Ray Tune.
-
-        Args:
-            hp_space: From a trial to the options to try. What isn't one of `args` is for `model_init`, which may ask the trial
-                itself.
-            compute_objective: From the metrics of an evaluation to what to optimise; by default the accuracy, on the first
-                evaluation dataset.
-            n_trials: How many to try.
-            direction: ``maximize`` or ``minimize`` the objective.
-            backend: ``"optuna"`` or ``"ray"``; by default the one that is installed.
-            hp_name: From a trial to the name of its run; by default ``trial-<number>``.
-            kwargs: For the backend, `pruner` say; a ``study_name`` and ``storage`` to go on with a search.
-
-        Returns:
-            The best trial: its `run_id` (the number), `objective`, and `hyperparameters`. `args` are as before;
-            ``dataclasses.replace(trainer.args, **best.hyperparameters)`` are those to train with.
-
-        Raises:
-            RuntimeError: There is no `model_init`, or the backend isn't installed.
-        """
-
-        def name(trial: Any) -> str:
-            return hp_name(trial) if hp_name else f"trial-{getattr(trial, 'number', uuid.uuid4().hex[:6])}"
-
-        def objective(metrics: dict[str, float]) -> Any:
-            value = compute_objective(metrics) if compute_objective else _accuracy(metrics)
-            reporting = self._reporting()
-            if reporting is not None and reporting.run is not None and reporting.run.status == "running":
-                reporting.run.set_summary({"objective": value})
-            return value
-
-        reporting, trials = self._reporting(), _Trials(self)
-        group = None if reporting is None else reporting.group
-        if reporting is not None:
-            reporting.group = group or time.strftime("search-%Y%m%d-%H%M%S")
-        before = dict(vars(self.args))
-        self.add_callback(trials)
-        try:
-            return super().hyperparameter_search(hp_space, objective, n_trials, direction, backend, name, **kwargs)
-        finally:
-            self.remove_callback(trials)
-            vars(self.args).update(before)  # the last trial's are not what anybody chose
-            if reporting is not None:
-                reporting.group = group
-            self.finish_run()
-
-    # -- callbacks, reporters, the run -----------------------------------------------------------------------------
-
-    def add_callback(self, callback: Callback) -> None:
-        """Adds a callback, or a reporter.
-
-        Args:
-            callback: A `TrainerCallback` class or instance; a `Reporter` class or instance; or a reporter's name.
-
-        Raises:
-            ValueError: No reporter has that name.
-        """
-        if not _is_reporter(callback):
-            super().add_callback(cast("TrainerCallback", callback))
-            return
-        reporting = self._reporting()
-        if reporting is None:
-            train = self.train_dataset if isinstance(self.train_dataset, Examples) else None
-            reporting = _reporting_callback(self.args, train, report_to="none")
-            super().add_callback(reporting)
-        reporting.add_reporter(callback)
-
-    def pop_callback(  # type: ignore[override]  # a reporter too, if one is asked for
-        self, callback: Callback
-    ) -> TrainerCallback | Reporter | None:
-        """Removes a callback or a reporter, and returns it; None if it isn't there.
-
-        Args:
-            callback: As in `add_callback`.
-
-        Raises:
-            ValueError: No reporter has that name.
-        """
-        if not _is_reporter(callback):
-            return super().pop_callback(cast("TrainerCallback", callback))
-        reporting = self._reporting() or ReportingCallback("none")
-        return reporting.pop_reporter(callback)
-
-    def remove_callback(self, callback: Callback) -> None:
-        """Removes a callback or a reporter.
-
-        Args:
-            callback: As in `add_callback`.
-
-        Raises:
-            ValueError: No reporter has that name; or a callback instance that isn't there.
-        """
-        if _is_reporter(callback):
-            self.pop_callback(callback)
-        else:
-            super().remove_callback(cast("TrainerCallback", callback))
-
-    def finish_run(self, status: RunStatus = "completed") -> None:
-        """Ends the run that this trainer opened, and waits until every tracker has it; a second call does nothing."""
-        reporting = self._reporting()
-        if reporting is not None:
-            reporting.finish(status)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        reporting = self._reporting()
-        if reporting is not None:
-            reporting.finish() if error is None else reporting.fail(error)
-
-    def _reporting(self) -> ReportingCallback | None:
-        found = (item for item in self.callback_handler.callbacks if isinstance(item, ReportingCallback))
-        return next(found, None)
-
     # -- helpers ---------------------------------------------------------------------------------------------------
 
     def _train_examples(self) -> Examples:
@@ -770,18 +598,6 @@ class Trainer(transformers.Trainer):
         return prepared
 
 
-class _Trials(TrainerCallback):
-    """Notes a trial's parameters in its run, also those that are none of the training arguments."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        reporting = self.trainer._reporting()
-        if reporting is not None and reporting.run is not None and state.trial_params:
-            reporting.run.update_config({"trial": dict(state.trial_params)})
-
-
 class _Phases(TrainerCallback):
     """What the trainer does between its phases, before any other callback hears of them."""
 
@@ -795,33 +611,6 @@ class _Phases(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._finish_training()
-
-
-def _reporting_callback(args: TrainingArguments, train: Examples | None, **overrides: Any) -> ReportingCallback:
-    project = getattr(args, "project", None)
-    data = {} if train is None else {"train_examples": len(train), "labels": train.classes}
-    return ReportingCallback(
-        **{
-            "report_to": args.report_to,
-            "probes": args.probes,
-            "project": None if project == "huggingface" else project,  # transformers' default
-            "config": {"data": data} if data else None,
-            **overrides,
-        }
-    )
-
-
-def _is_reporter(callback: Callback) -> TypeGuard[Reporter | type[Reporter] | str]:
-    return isinstance(callback, Reporter | str) or (isinstance(callback, type) and issubclass(callback, Reporter))
-
-
-def _accuracy(metrics: Mapping[str, float]) -> float:
-    """The accuracy on the evaluation data, or on the first of several datasets."""
-    return next(value for name, value in metrics.items() if name.startswith("eval_") and name.endswith("_accuracy"))
-
-
-def _is_pruned(error: BaseException) -> bool:
-    return type(error).__name__ == "TrialPruned"  # optuna's; it needn't be installed
 
 
 def _kind(value: Any) -> str:
