@@ -92,7 +92,11 @@ def test_defaults_suit_few_examples():
     """The defaults are those of contrastive training on few texts."""
     args = TrainingArguments()
     assert (args.per_device_train_batch_size, args.learning_rate, args.num_train_epochs) == (16, 2e-5, 1.0)
-    assert (args.save_strategy, args.sampling_strategy, args.loss) == ("no", "oversampling", "cosine")
+    assert (args.save_strategy, args.sampling_strategy, args.loss) == ("no", "batch", None)
+    assert (args.chosen_loss, TrainingArguments(sampling_strategy="unique").chosen_loss) == (
+        "supervised_contrastive",
+        "cosine",
+    )
     assert args.restore_callback_states_from_checkpoint
 
 

@@ -72,7 +72,8 @@ def test_a_student_comes_to_agree_with_its_teacher(teacher, student, make_args, 
 
 def test_the_loss_is_the_squared_difference_of_similarities(teacher, student, make_args):
     """Of the pairs of a batch, whose texts are embedded once; the targets are the teacher's cosine similarities."""
-    trainer = DistillationTrainer(teacher, student, make_args(max_steps=1), {"text": UNLABELLED})
+    args = make_args(max_steps=1, sampling_strategy="unique")
+    trainer = DistillationTrainer(teacher, student, args, {"text": UNLABELLED})
     batch = next(iter(trainer.get_train_dataloader()))
     rows = len(batch["input_ids"])
     assert rows == len(torch.unique(torch.cat([batch["left"], batch["right"]])))
@@ -100,7 +101,8 @@ def test_an_epoch_has_every_pair_once_or_as_many_as_asked_for(teacher, student, 
     """As with SetFit: n(n+1)/2 pairs of n texts, or `num_iterations` times n, whatever the labels."""
     n = len(UNLABELLED)
     for options, pairs in ({}, n * (n + 1) // 2), ({"num_iterations": 3}, 3 * n):
-        trainer = DistillationTrainer(teacher, student, make_args(**options), UNLABELLED)
+        args = make_args(sampling_strategy="unique", **options)
+        trainer = DistillationTrainer(teacher, student, args, UNLABELLED)
         assert sum(len(batch["left"]) for batch in trainer.get_train_dataloader()) == pairs
 
 

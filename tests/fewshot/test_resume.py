@@ -45,7 +45,7 @@ STRATEGIES = {
     "oversampling": {"sampling_strategy": "oversampling", "per_device_train_batch_size": 64},  # of 384 pairs
     "undersampling": {"sampling_strategy": "undersampling", "per_device_train_batch_size": 36},  # of 216
     "unique": {"sampling_strategy": "unique", "per_device_train_batch_size": 50},  # of 300
-    "num_iterations": {"num_iterations": 2, "per_device_train_batch_size": 16},  # of 96
+    "num_iterations": {"sampling_strategy": "unique", "num_iterations": 2, "per_device_train_batch_size": 16},  # of 96
     "batch": {**BATCHES, "num_iterations": 2},
     "accumulated": {**BATCHES, "num_iterations": 4, "gradient_accumulation_steps": 2},
 }

@@ -47,7 +47,7 @@ def test_training_moves_the_body_and_fits_the_head(make_trainer, model, eval_dat
 
 def test_training_brings_texts_of_a_label_together(make_trainer):
     """The contrastive loss on evaluation pairs sinks."""
-    trainer = make_trainer(max_steps=20)
+    trainer = make_trainer(max_steps=20, loss="cosine")
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < 0.6 * before
@@ -100,7 +100,7 @@ def test_batches_are_some_texts_of_some_classes(make_trainer):
 
 def test_the_loss_of_a_batch_of_classes_is_that_of_all_its_pairs(make_trainer, model):
     """Positives and negatives weigh the same, each text embedded once, in parts by length or not."""
-    trainer = make_trainer(sampling_strategy="batch", classes_per_batch=3, examples_per_class=2)
+    trainer = make_trainer(loss="cosine", classes_per_batch=3, examples_per_class=2)
     rows = list(trainer.get_train_dataloader().dataset.sampler)[:6]
     batch = next(iter(trainer.get_train_dataloader()))
     model.eval()
@@ -140,7 +140,7 @@ def test_texts_of_several_labels_train(make_trainer, model, train_data, monkeypa
 
 def test_an_epoch_has_all_the_pairs(make_trainer):
     """Without max_steps, an epoch goes over as many pairs as the strategy says."""
-    trainer = make_trainer(max_steps=-1, num_train_epochs=1, num_iterations=1)
+    trainer = make_trainer(sampling_strategy="oversampling", max_steps=-1, num_train_epochs=1, num_iterations=1)
     assert trainer.train().global_step == 2 * 24 // 8
 
 
@@ -158,7 +158,7 @@ def test_each_epoch_draws_other_pairs(make_trainer):
 
 def test_a_text_that_occurs_twice_in_a_batch_is_embedded_once(make_trainer):
     """The tokens of a batch are those of its distinct texts."""
-    trainer = make_trainer(per_device_train_batch_size=64)
+    trainer = make_trainer(sampling_strategy="oversampling", per_device_train_batch_size=64)
     batch = next(iter(trainer.get_train_dataloader()))
     assert len(batch["input_ids"]) <= 24 < len(batch["target"]) == 64
     assert int(torch.stack([batch["left"], batch["right"]]).max()) == len(batch["input_ids"]) - 1
@@ -166,7 +166,7 @@ def test_a_text_that_occurs_twice_in_a_batch_is_embedded_once(make_trainer):
 
 def test_the_loss_of_a_batch_is_that_of_its_pairs(make_trainer, model):
     """Embedding distinct texts once gives the loss that embedding every pair gives."""
-    trainer = make_trainer()
+    trainer = make_trainer(sampling_strategy="oversampling")
     loader = trainer.get_train_dataloader()
     pairs, batch = list(loader.dataset.sampler)[:8], next(iter(loader))
     model.eval()
@@ -404,8 +404,8 @@ def test_a_loss_of_labels_cannot_learn_from_pairs_of_one_example_per_class(make_
     """No text has a partner in its step then: the error says what to do, and what it says helps."""
     options = {"loss": "supervised_contrastive"}
     with pytest.raises(ValueError, match="needs two texts of a label in a step.*sampling_strategy='batch'"):
-        make_trainer({"train_dataset": ONE_EACH}, **options).train()
-    trainer = make_trainer({"train_dataset": ONE_EACH}, sampling_strategy="batch", **options)
+        make_trainer({"train_dataset": ONE_EACH}, sampling_strategy="oversampling", **options).train()
+    trainer = make_trainer({"train_dataset": ONE_EACH}, **options)
     before = weights(trainer.model).clone()
     trainer.train()
     assert not torch.equal(weights(trainer.model), before)
@@ -415,7 +415,7 @@ def test_a_loss_of_labels_cannot_learn_from_pairs_of_one_example_per_class(make_
     ("options", "change"),
     [
         ({"sampling_strategy": "undersampling"}, {"label": [[1, 1], [1, 0], [1, 1]]}),
-        ({"dataloader_drop_last": True, "per_device_train_batch_size": 64, "num_iterations": 1}, {}),
+        ({"sampling_strategy": "unique", "dataloader_drop_last": True, "per_device_train_batch_size": 64}, {}),
     ],
 )
 def test_an_epoch_without_a_step_is_refused(make_trainer, options, change):

@@ -33,9 +33,9 @@ class TrainingArguments(transformers.TrainingArguments):
 
     Every option of the base class works. Other defaults than there: `output_dir`, batch sizes, `num_train_epochs`,
     `learning_rate`, `logging_steps`, `logging_first_step`, `save_strategy`, `report_to`, and
-    `restore_callback_states_from_checkpoint`: a resumed training stops early when it would have without a stop. If `load_best_model_at_end` is set
-    and `save_strategy` isn't, the best model is saved (and only that); if evaluation is on, `metric_for_best_model` is the
-    accuracy unless set, so that early stopping works.
+    `restore_callback_states_from_checkpoint`: a resumed training stops early when it would have without a stop. If
+    `load_best_model_at_end` is set and `save_strategy` isn't, the best model is saved (and only that); if evaluation is on,
+    `metric_for_best_model` is the accuracy unless set, so that early stopping works.
 
     Args:
         report_to: Where to report: ``"all"``, ``"none"``, names, a mapping of names to options, reporter classes or
@@ -53,10 +53,10 @@ class TrainingArguments(transformers.TrainingArguments):
         eval_max_pairs: How many pairs of evaluation texts `eval_loss` is computed on, at most.
         loss: ``cosine``, ``contrastive``, ``supervised_contrastive``, ``triplet_all``, ``triplet_hard``,
             ``triplet_semi_hard``, ``triplet_hard_soft_margin``; or a function from embeddings, shape (n, d), and labels to a
-            scalar. Labels are class indices (n,), or rows of 0 and 1 (n, classes) if a text may have several.
+            scalar. By default ``supervised_contrastive`` for ``batch``, ``cosine`` for pairs. Labels are class indices (n,), or rows of 0 and 1 (n, classes) if a text may have several.
         margin: A cosine distance. Of ``contrastive`` (0.5 unless set): how far apart texts of different labels have to be;
             of triplets (0.25): how much further than those of one label.
-        head_params: Options for fitting the head, ``{"C": 10}`` say; on a command line as JSON.
+        head_params: Options for fitting the head, ``{"C": 1.0}`` say; on a command line as JSON.
     """
 
     output_dir: str | None = field(default="fewshot_output", metadata={"help": "Where checkpoints and the model go."})
@@ -76,7 +76,7 @@ class TrainingArguments(transformers.TrainingArguments):
     probes: Probes = field(default_factory=default_probes, metadata={"help": "What measures beside the training."})
 
     sampling_strategy: str = field(
-        default="oversampling", metadata={"help": "What to draw: batch, or pairs: oversampling, undersampling, unique."}
+        default="batch", metadata={"help": "What to draw: batch, or pairs: oversampling, undersampling, unique."}
     )
     classes_per_batch: int = field(default=16, metadata={"help": "For batch: so many classes a step."})
     examples_per_class: int = field(default=2, metadata={"help": "For batch: so many texts of each class."})
@@ -85,10 +85,10 @@ class TrainingArguments(transformers.TrainingArguments):
     )
     max_pairs: int = field(default=-1, metadata={"help": "At most so many distinct pairs an epoch; -1 for no limit."})
     eval_max_pairs: int = field(default=5000, metadata={"help": "At most so many pairs for eval_loss."})
-    loss: Loss = field(default="cosine", metadata={"help": f"What to minimise: {', '.join(LOSS_NAMES)}."})
+    loss: Loss | None = field(default=None, metadata={"help": f"What to minimise: {', '.join(LOSS_NAMES)}."})
     margin: float | None = field(default=None, metadata={"help": "Margin of the contrastive and triplet losses."})
     head_params: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'Options for fitting the head, as JSON: {"C": 10}.'}
+        default=None, metadata={"help": 'Options for fitting the head, as JSON: {"C": 1.0}.'}
     )
 
     def __post_init__(self) -> None:
@@ -107,6 +107,13 @@ class TrainingArguments(transformers.TrainingArguments):
         super().__post_init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         self.report_to = report_to
 
+    @property
+    def chosen_loss(self) -> Loss:
+        """`loss`, or the one that suits the strategy."""
+        if self.loss is not None:
+            return self.loss
+        return "supervised_contrastive" if self.sampling_strategy == "batch" else "cosine"
+
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON values; reporters and probes by name, since reporters' own options may be secret."""
         options: dict[str, Any] = super().to_dict()  # type: ignore[no-untyped-call]  # as above
@@ -120,7 +127,7 @@ class TrainingArguments(transformers.TrainingArguments):
         return {
             "report_to": reporter_names(self.report_to),
             "probes": asked_names(self.probes),
-            "loss": loss_name(self.loss),
+            "loss": loss_name(self.chosen_loss),
         }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingArguments:

@@ -28,9 +28,9 @@ class DistillationTrainer(Trainer):
     """Trains a student to agree with a teacher; only texts are needed.
 
     The teacher stays as it is. It embeds and labels the training texts once, when the trainer is made; labels that these may
-    have don't count. An epoch has every pair of texts once, or, if `args.num_iterations` is set, so many pairs a text; with
-    ``sampling_strategy="batch"``, batches of texts with all their pairs. ``train_accuracy`` is how often the student says what
-    the teacher says; ``eval_loss`` is as in `Trainer`, by the labels of the evaluation data.
+    have don't count. An epoch has batches of texts, with all pairs in each; with another `sampling_strategy` than ``batch`` it has
+    every pair of texts once, or, if `args.num_iterations` is set, so many pairs a text. ``train_accuracy`` is how often the
+    student says what the teacher says; ``eval_loss`` is as in `Trainer`, by the labels of the evaluation data.
 
     Example:
         ```python
@@ -71,9 +71,12 @@ class DistillationTrainer(Trainer):
         if not teacher_model.head.is_fitted:
             raise ValueError("the teacher isn't trained: train it, or load a trained one")
         args = args if args is not None else TrainingArguments()
-        loss = loss_name(args.loss) if isinstance(args, TrainingArguments) else "cosine"
-        if loss != "cosine":
-            raise ValueError(f"loss is {loss!r}; distillation compares similarities, so it needs 'cosine'")
+        if isinstance(args, TrainingArguments):
+            if args.loss not in (None, "cosine"):
+                raise ValueError(
+                    f"loss is {loss_name(args.loss)!r}; distillation compares similarities, so it needs 'cosine'"
+                )
+            args.loss = "cosine"
         self.teacher_model = teacher_model
         labelled = None
         if train_dataset is not None:
@@ -97,7 +100,7 @@ class DistillationTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of pairs, or of texts; in place of their labels come the teacher's embeddings of them."""
-        self._loss = _TeacherLoss(self.args.loss)
+        self._loss = _TeacherLoss(self.args.chosen_loss)
         alike = np.zeros(len(self._train_examples()), dtype=np.int64)
         strategy = "batch" if self.args.sampling_strategy == "batch" else "unique"
         return self._train_dataloader(alike, self._taught, strategy)

@@ -117,7 +117,7 @@ class Trainer(ReportingTrainer):
             raise TypeError("Trainer needs a model or a model_init")
         self.column_mapping = column_mapping
         self.metrics = ClassificationMetrics(metric, metric_kwargs)
-        self._loss = Loss(args.loss, args.margin)
+        self._loss = Loss(args.chosen_loss, args.margin)
         train = None if train_dataset is None else examples(train_dataset, "train_dataset", column_mapping)
         if train is not None and len(train.classes) < 2:
             raise ValueError(f"train_dataset has a single class, {train.classes[0]!r}; expected at least two")
@@ -188,13 +188,15 @@ class Trainer(ReportingTrainer):
         """Batches of pairs, or of some texts of some classes, drawn lazily; which ones depends on the seed and the epoch."""
         train, args = self._train_examples(), self.args
         labels = self.model.class_indices(train.required_labels(), train.name)
-        self._loss = Loss(args.loss, args.margin)  # a search may have changed the arguments
+        self._loss = Loss(args.chosen_loss, args.margin)  # a search may have changed the arguments
         if labels.ndim > 1 and self._loss.single_label:
-            raise ValueError(f"loss {args.loss!r} needs one label a text; with several, 'supervised_contrastive' does")
+            raise ValueError(
+                f"loss {loss_name(args.chosen_loss)!r} needs one label a text; with several, 'supervised_contrastive' does"
+            )
         pairwise = args.sampling_strategy != "batch"
         if pairwise and not self._loss.of_pairs and labels.ndim == 1 and len(set(labels.tolist())) == len(labels):
             raise ValueError(
-                f"loss {loss_name(args.loss)!r} needs two texts of a label in a step, and each label has a single text: use "
+                f"loss {loss_name(args.chosen_loss)!r} needs two texts of a label in a step, and each label has a single text: use "
                 "loss='cosine', or sampling_strategy='batch', which draws a text twice then"
             )
         return self._train_dataloader(labels, torch.as_tensor(labels), args.sampling_strategy)

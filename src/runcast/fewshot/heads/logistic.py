@@ -11,7 +11,11 @@ from runcast.fewshot.heads.base import Floats, Head
 
 
 class LogisticHead(Head):
-    """Scikit-learn's logistic regression; its options are those of `sklearn.linear_model.LogisticRegression`."""
+    """Scikit-learn's logistic regression; its options are those of `sklearn.linear_model.LogisticRegression`.
+
+    Other defaults than there: `max_iter`, and a `C` of 10: embeddings of length 1 and few examples need less regularisation
+    (`benchmarks/fewshot_accuracy.py`).
+    """
 
     kind = "logistic"
 
@@ -20,7 +24,8 @@ class LogisticHead(Head):
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(1):  # so few numbers: threads would mostly wait for each other
-            model = LogisticRegression(**{"max_iter": 1000, "random_state": seed, **params}).fit(vectors, targets)
+            model = LogisticRegression(**{"C": 10.0, "max_iter": 1000, "random_state": seed, **params})
+            model.fit(vectors, targets)
         if len(model.coef_) > 1:
             return model.coef_, model.intercept_
         # Two classes: scikit-learn keeps the score of the second; against a score of 0, softmax is the sigmoid.
