@@ -137,7 +137,7 @@ class FewShotClassifier(nn.Module):
     def export_onnx(self, path: str | Path) -> None:
         """Writes the whole classifier as one ONNX file: from token ids to ``probabilities`` and ``embeddings``.
 
-        Its inputs are what the body's tokenizer gives. Needs the packages ``onnx`` and ``onnxscript``.
+        Its inputs are what the body's tokenizer gives. Needs the extra `onnx`.
 
         Raises:
             RuntimeError: The head isn't fitted.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from runcast.errors import MissingDependencyError
+from runcast.errors import missing_extra
 from runcast.fewshot.body import in_mode
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def export_onnx(model: FewShotClassifier, path: Path) -> None:
     """
     missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingDependencyError(f"ONNX files need {', '.join(missing)}: pip install {' '.join(_NEEDS)}")
+        raise missing_extra(f"{', '.join(missing)}, which ONNX files need,", "onnx")
     example = {key: value.to(model.device) for key, value in model.tokenize(["one text", "another one"]).items()}
     names = list(example)
     whole = Whole(model, names).to(model.device)
@@ -81,7 +81,8 @@ class Whole(nn.Module):
             self.register_buffer(name, None if array is None else torch.tensor(array, dtype=torch.float32))
 
     def forward(self, *features: Tensor) -> tuple[Tensor, Tensor]:
-        embeddings = self.body(dict(zip(self._names, features, strict=True)))["sentence_embedding"].float()
+        output = self.body(dict(zip(self._names, features, strict=True)))["sentence_embedding"].float()
+        embeddings = output[:, : self.body.truncate_dim]
         scores = nn.functional.linear(embeddings, self.weight, self.bias)
         if self.chain is not None:
             decided = [scores[:, 0]]
