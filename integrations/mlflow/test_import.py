@@ -152,7 +152,8 @@ def assert_is_the_parent(record: RunRecord, experiment: str = "theirs") -> None:
     assert [(t.columns, t.rows) for t in record.tables["eval/table.json"]] == [
         (("text", "label"), (("good", 1), ("bad", 0)))
     ]
-    if "images" in record.artifacts:  # older clients don't quote the "#" of these names for a server: one file is stored
+    # Older clients don't quote the "#" of these pictures' names for a server, which stores one file then.
+    if "images" in record.artifacts:
         assert (list(record.artifacts.pop("images").files), "seen/image" in record.images) == (["seen"], False)
     else:
         seen = record.images["seen/image"]
