@@ -19,10 +19,9 @@ import argparse
 import itertools
 import re
 import statistics
-import sys
 from pathlib import Path
 
-from fewshot_trainings import HEADS, TASKS, Results
+from fewshot_trainings import HEADS, TASKS, Results, spread
 
 LOSSES = (
     *("contrastive", "supervised_contrastive"),
@@ -87,15 +86,10 @@ def table(found: dict[tuple[str, str], list[dict]]) -> str:
         ]
         lines += ["|---" * (len(HEADS) + 4) + "|"]
         for row, of_seeds in rows.items():
-            accuracies = [_spread([result["heads"][str(C)] for result in of_seeds]) for C in HEADS]
+            accuracies = [spread([result["heads"][str(C)] for result in of_seeds]) for C in HEADS]
             steps, seconds = (statistics.mean(result[key] for result in of_seeds) for key in ("steps", "cpu_s"))
             lines.append(f"| {row} | {' | '.join(accuracies)} | {len(of_seeds)} | {steps:.0f} | {seconds:.0f} |")
     return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
 
 
 def main() -> None:
@@ -109,16 +103,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only print what there is")
     options = parser.parse_args()
-    results = Results(options.results, options.data, options.threads)
+    results = Results(options.results, options.data, options.threads, options.setfit_python)
     rows = [row for row in ROWS if re.search(options.rows, row)]
     found: dict[tuple[str, str], list[dict]] = {}
     for seed, task, row in itertools.product(options.seeds, options.tasks, rows):
         runner, how = ROWS[row]
         training = {"task": task, "runner": runner, "options": how, "seed": seed, "heads": True}
-        interpreter = options.setfit_python if runner == "setfit" else sys.executable
-        result = results.get(**training)
-        if result is None and interpreter and not options.table:
-            result = results.run(interpreter, **training)
+        result = results.get(**training) if options.table else results.run(**training)
         if result:
             found.setdefault((task, row), []).append(result)
     print(table(found))

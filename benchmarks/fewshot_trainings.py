@@ -18,6 +18,7 @@ import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -183,6 +184,12 @@ def in_process(interpreter: str, folder: Path, threads: int, memory_gb: float = 
     return json.loads(child.stdout.splitlines()[-1])
 
 
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
+
+
 class Results:
     """A file of JSON lines, one a training: what it has already isn't run again.
 
@@ -190,10 +197,11 @@ class Results:
         path: Of the file; it is made when the first training has ended.
         folder: Of the data.
         threads: How many torch may use.
+        setfit_python: The Python that has SetFit; all else runs in this one.
     """
 
-    def __init__(self, path: Path, folder: Path, threads: int) -> None:
-        self._path, self._folder, self._threads = path, folder, threads
+    def __init__(self, path: Path, folder: Path, threads: int, setfit_python: str | None) -> None:
+        self._path, self._folder, self._threads, self._setfit_python = path, folder, threads, setfit_python
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         self._done = {json.dumps(line["asked"]): line["found"] for line in lines}
 
@@ -201,10 +209,11 @@ class Results:
         """What a training gave, if it has been run."""
         return self._done.get(json.dumps(training))
 
-    def run(self, interpreter: str, memory_gb: float = 0, **training: object) -> dict:
-        """What a training gave, run if it hasn't been; the arguments of `in_process`."""
+    def run(self, memory_gb: float = 0, **training: object) -> dict | None:
+        """What a training gave, run if it hasn't been; the arguments of `in_process`. None if nobody said where SetFit is."""
         found = self.get(**training)
-        if found is None:
+        interpreter = self._setfit_python if training["runner"] == "setfit" else sys.executable
+        if found is None and interpreter:
             found = in_process(interpreter, self._folder, self._threads, memory_gb, **training)
             line = json.dumps({"asked": training, "found": found})
             print(line, flush=True)

@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 from pathlib import Path
 
-from fewshot_trainings import Results
+from fewshot_trainings import Results, spread
 
 # SetFit's pairs, loss and head.
 OVERSAMPLING = {"sampling_strategy": "oversampling", "loss": "cosine", "head_params": {"C": 1.0}}
@@ -37,21 +36,16 @@ def compare(options: argparse.Namespace, name: str, results: Results) -> str:
     found: dict[str, list[dict]] = {"setfit": [], "runcast": []}
     for seed in options.seeds:
         for runner, how in zip(found, each, strict=True):
-            python = options.setfit_python if runner == "setfit" else sys.executable
-            found[runner].append(results.run(python, task=task, runner=runner, options=how, seed=seed))
+            found[runner].append(results.run(task=task, runner=runner, options=how, seed=seed))
     setfit, runcast = (
-        {key: statistics.mean(result[key] for result in of_seeds) for key in ("wall_s", "cpu_s", "accuracy")}
+        {key: statistics.mean(result[key] for result in of_seeds) for key in ("wall_s", "cpu_s")}
         for of_seeds in found.values()
     )
-    spread = [
-        statistics.stdev(result["accuracy"] for result in of_seeds) if len(of_seeds) > 1 else 0.0
-        for of_seeds in found.values()
-    ]
+    accuracies = (spread([result["accuracy"] for result in of_seeds]) for of_seeds in found.values())
     return (
         f"| {name} | {task} | {setfit['wall_s']:.1f} ({setfit['cpu_s']:.1f}) | {runcast['wall_s']:.1f} "
         f"({runcast['cpu_s']:.1f}) | **{setfit['wall_s'] / runcast['wall_s']:.1f}** "
-        f"({setfit['cpu_s'] / runcast['cpu_s']:.1f}) | {setfit['accuracy']:.3f} ± {spread[0]:.3f} | "
-        f"{runcast['accuracy']:.3f} ± {spread[1]:.3f} |"
+        f"({setfit['cpu_s'] / runcast['cpu_s']:.1f}) | {' | '.join(accuracies)} |"
     )
 
 
@@ -66,8 +60,7 @@ def memory(options: argparse.Namespace, results: Results) -> str:
         ("runcast", "runcast, oversampling", {"max_steps": 2, **OVERSAMPLING}),
         ("runcast", "runcast, default", {"max_steps": 2}),
     ):
-        python = options.setfit_python if runner == "setfit" else sys.executable
-        result = results.run(python, options.memory, task="banking77-8", runner=runner, options=how, seed=1, size=MANY)
+        result = results.run(options.memory, task="banking77-8", runner=runner, options=how, seed=1, size=MANY)
         if "out_of_memory" in result:
             lines.append(f"| {name} | more than the {options.memory * 1024:.0f} it was allowed: MemoryError | |")
         else:
@@ -84,7 +77,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--memory", type=float, default=8.0, help="GB of memory that a training on many sentences gets")
     options = parser.parse_args()
-    results = Results(options.results, options.data, options.threads)
+    results = Results(options.results, options.data, options.threads, options.setfit_python)
     rows = [compare(options, name, results) for name in COMPARISONS]
     many = memory(options, results)
     print(f"\nMean of {len(options.seeds)} seeds on {options.threads} threads; in brackets CPU seconds.\n")

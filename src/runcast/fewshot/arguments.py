@@ -53,7 +53,8 @@ class TrainingArguments(transformers.TrainingArguments):
         eval_max_pairs: How many pairs of evaluation texts `eval_loss` is computed on, at most.
         loss: ``cosine``, ``contrastive``, ``supervised_contrastive``, ``triplet_all``, ``triplet_hard``,
             ``triplet_semi_hard``, ``triplet_hard_soft_margin``; or a function from embeddings, shape (n, d), and labels to a
-            scalar. By default ``supervised_contrastive`` for ``batch``, ``cosine`` for pairs. Labels are class indices (n,), or rows of 0 and 1 (n, classes) if a text may have several.
+            scalar. Labels are class indices (n,), or rows of 0 and 1 (n, classes) if a text may have several. By default
+            ``supervised_contrastive`` for ``batch``, ``cosine`` for pairs.
         margin: A cosine distance. Of ``contrastive`` (0.5 unless set): how far apart texts of different labels have to be;
             of triplets (0.25): how much further than those of one label.
         head_params: Options for fitting the head, ``{"C": 1.0}`` say; on a command line as JSON.

@@ -73,7 +73,7 @@ class Whole(nn.Module):
         arrays = model.head.arrays()
         if not arrays:
             raise RuntimeError("the classification head isn't fitted: train the classifier before it is exported")
-        self.body = model.body
+        self.model = model
         self._names = names
         self._link = model.head.link
         for name in ("weight", "bias", "chain"):
@@ -81,8 +81,7 @@ class Whole(nn.Module):
             self.register_buffer(name, None if array is None else torch.tensor(array, dtype=torch.float32))
 
     def forward(self, *features: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.body(dict(zip(self._names, features, strict=True)))["sentence_embedding"].float()
-        embeddings = output[:, : self.body.truncate_dim]
+        embeddings = self.model(**dict(zip(self._names, features, strict=True))).float()
         scores = nn.functional.linear(embeddings, self.weight, self.bias)
         if self.chain is not None:
             decided = [scores[:, 0]]

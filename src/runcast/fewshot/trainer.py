@@ -95,7 +95,6 @@ class Trainer(ReportingTrainer):
     """
 
     model: FewShotClassifier
-    args: TrainingArguments
 
     def __init__(
         self,

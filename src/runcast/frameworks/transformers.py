@@ -280,7 +280,7 @@ class ReportingCallback(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the callback: how to make it again, and which run it was."""
         names = [reporter.name for reporter in self.reporters if is_registered(type(reporter))]
-        others = [reporter.name for reporter in self.reporters if not is_registered(type(reporter))]
+        others = [reporter.name for reporter in self.reporters if reporter.name not in names]
         report_to = self.report_to if isinstance(self.report_to, str) else names
         run = self.run if self.run is not None and self.run.dir is not None else None
         return {

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from packaging.version import Version
+
 from runcast.errors import RunFolderError
 from runcast.redact import redact_text
 from runcast.reporter import denied
@@ -263,8 +265,7 @@ def takes_repeats(client: Any, experiment: str) -> bool:
 
 
 def _is_new(version: str) -> bool:
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (3, 16)
+    return Version(version).release >= (3, 16)
 
 
 @contextmanager
