@@ -5,8 +5,9 @@ They are made of the one table that also feeds the extras and `Requirement`, and
     <python>-<tracker>          its folder in integrations/, with the version that constraints.txt pins
     <python>-<tracker>-oldest   the same, with the oldest version that is supported
     <python>-train-oldest       the trainer with the oldest transformers and sentence-transformers
+    <python>-transformers-oldest    the callback for trainers that people have, with transformers 4
 
-None but the last has torch. ``tox run`` runs what fits half an hour: the newest versions of the trackers most used, and all
+None but the last two has torch. ``tox run`` runs what fits half an hour: the newest versions of the trackers most used, and all
 trackers beside each other; ``tox run -m matrix`` runs everything, on one Python.
 """
 
@@ -35,6 +36,8 @@ MAIN = ("tensorboard", "wandb", "mlflow", "comet", "clearml")
 TESTS_NEED = {"neptune": ["neptune"]}
 OLDEST_NEEDS = {"neptune": ["numpy<2"]}
 OLDEST_TRAINER = ("transformers", "sentence-transformers", "datasets", "accelerate")
+# The callback asks less of transformers than the trainer, and needs no extra.
+OLDEST_CALLBACK = ["transformers==4.56.0", "sentence-transformers==5.0.0", "accelerate==1.10.1", "datasets==3.0.0"]
 
 
 def trackers() -> list[str]:
@@ -76,14 +79,27 @@ def _tracker(name: str, oldest: bool) -> dict[str, Any]:
 def _oldest_trainer() -> dict[str, Any]:
     bounds = [Requirement(line) for line in EXTRAS["train"]]
     pins = [str(bound).replace(">=", "==") for bound in bounds if bound.name in OLDEST_TRAINER]
-    torch = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
     return {
-        "description": "the few-shot trainer and the adapters, oldest versions",
+        "description": "the few-shot trainer and the callback, oldest versions",
         "extras": ["train", "tensorboard", "wandb"],
-        "deps": [*pins, torch],
+        "deps": [*pins, _torch()],
         "pinned": False,
         "commands": [["pytest", "tests/fewshot", "tests/frameworks", "tests/cli/train", "tests/probes"]],
     }
+
+
+def _oldest_callback() -> dict[str, Any]:
+    return {
+        "description": "the callback for trainers that people have, with the oldest transformers",
+        "extras": ["tensorboard", "wandb"],
+        "deps": [*OLDEST_CALLBACK, _torch()],
+        "pinned": False,
+        "commands": [["pytest", "tests/frameworks"]],
+    }
+
+
+def _torch() -> str:
+    return next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
 
 
 def _faults(*, main: bool) -> dict[str, Any]:
@@ -124,6 +140,7 @@ def _environments() -> dict[str, dict[str, Any]]:
             if name in VERSIONS or name in EXTRAS:
                 found[f"{python}-{name}-oldest"] = _tracker(name, oldest=True)
         found[f"{python}-train-oldest"] = _oldest_trainer()
+        found[f"{python}-transformers-oldest"] = _oldest_callback()
         found[f"{python}-faults"] = _faults(main=True)
         found[f"{python}-faults-others"] = _faults(main=False)
         found[f"{python}-capabilities"] = _capabilities()

@@ -110,7 +110,7 @@ def test_the_teacher_embeds_each_text_once_and_stays_as_it_is(teacher, student, 
     """Neither the training nor an evaluation asks it again, and its weights don't move."""
     seen = []
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    teacher.body.register_forward_hook(lambda module, inputs, output: seen.append(len(output["input_ids"])))
+    teacher.body[0].register_forward_hook(lambda module, inputs, output: seen.append(len(output["input_ids"])))
     held_out = {"text": LABELLED, "label": LABELS}
     trainer = DistillationTrainer(teacher, student, make_args(max_steps=3), UNLABELLED, held_out)
     trainer.train()

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
+import torch
 import transformers
 
 from runcast.fewshot.losses import LOSS_NAMES, loss_name
@@ -107,6 +108,13 @@ class TrainingArguments(transformers.TrainingArguments):
         report_to, self.report_to = self.report_to, "none"
         super().__post_init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         self.report_to = report_to
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        found: torch.device = super().device
+        # Among several processes it is "cpu:0", where torch can't load an optimizer to (mended in transformers 5.18).
+        return torch.device("cpu") if found.type == "cpu" else found
 
     @property
     def chosen_loss(self) -> Loss:

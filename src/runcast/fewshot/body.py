@@ -81,15 +81,6 @@ def _check_device(device: Any) -> None:
         raise ValueError(f"device is {device!r}, which can't be used here: {reason}") from error
 
 
-def embedding_dimension(body: SentenceTransformer) -> int | None:
-    """How long its embeddings are; None if it doesn't say."""
-    known = (
-        getattr(body, "get_embedding_dimension", None) or body.get_sentence_embedding_dimension
-    )  # before version 5.3
-    dimension: int | None = known()
-    return dimension
-
-
 @contextlib.contextmanager
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """With or without dropout inside, and as it was afterwards."""

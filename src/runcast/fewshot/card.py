@@ -21,7 +21,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from runcast.delivery import states
 from runcast.fewshot import folder
-from runcast.fewshot.body import embedding_dimension
 from runcast.fewshot.data import Examples
 from runcast.fewshot.hub import repo_id, saved_file
 from runcast.frameworks.transformers import translate
@@ -136,7 +135,7 @@ def training_of(trainer: Trainer, reporting: ReportingCallback | None) -> Traini
     train, evaluation = trainer.train_dataset, trainer.eval_dataset
     parts = evaluation if isinstance(evaluation, dict) else {"eval": evaluation} if evaluation is not None else {}
     run = None if reporting is None else reporting.run
-    best = getattr(state, "best_global_step", None) if args.load_best_model_at_end else None
+    best = state.best_global_step if args.load_best_model_at_end else None
     arguments = args.to_dict()
     if args.sampling_strategy != "batch":
         del arguments["classes_per_batch"], arguments["examples_per_class"]
@@ -241,7 +240,7 @@ def escape(text: str) -> str:
 
 def _description(model: FewShotClassifier) -> list[str]:
     body, head = model.body, model.head
-    dimensions = embedding_dimension(body)
+    dimensions = body.get_embedding_dimension()
     rows = {
         "Body": "" if model.card.base_model is None else escape(model.card.base_model),
         "Embeddings": f"{dimensions} dimensions" if dimensions else "",

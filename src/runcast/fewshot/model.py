@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from runcast.fewshot import card, folder, setfit_folder
-from runcast.fewshot.body import check_source, embedding_dimension, load_body, normalize
+from runcast.fewshot.body import check_source, load_body, normalize
 from runcast.fewshot.data import Examples
 from runcast.fewshot.heads import Head, Strategy, make_head
 from runcast.fewshot.hub import resolve_model, saved_file, upload
@@ -198,9 +198,7 @@ class FewShotClassifier(nn.Module):
         """What `forward` takes, on the CPU; with the body's default prompt, as in `encode`."""
         name = self.body.default_prompt_name
         prompt = (self.body.prompts[name] or "") if name else ""
-        # sentence-transformers 6 renamed `tokenize`, and warns about the old name.
-        process = self.body.preprocess if hasattr(self.body, "preprocess") else self.body.tokenize
-        features = process([prompt + text for text in texts])
+        features = self.body.preprocess([prompt + text for text in texts])
         return {key: value for key, value in features.items() if isinstance(value, Tensor)}
 
     def encode(
@@ -358,7 +356,7 @@ class FewShotClassifier(nn.Module):
             raise ValueError(
                 f"labels are {self.labels}, and the head was fitted on {classes} classes; expected as many"
             )
-        given = embedding_dimension(self.body)
+        given = self.body.get_embedding_dimension()
         if given not in (None, dimensions):
             raise ValueError(
                 f"the head was fitted on embeddings of {dimensions} dimensions; those of the body have {given}"

@@ -224,12 +224,11 @@ class _Trials(TrainerCallback):
 
 
 def _reporting_callback(args: TrainingArguments, data: Mapping[str, Any], **overrides: Any) -> ReportingCallback:
-    project = getattr(args, "project", None)
     return ReportingCallback(
         **{
             "report_to": args.report_to,
             "probes": args.probes,
-            "project": None if project == "huggingface" else project,  # transformers' default
+            "project": None if args.project == "huggingface" else args.project,  # transformers' default
             "config": {"data": data} if data else None,
             **overrides,
         }

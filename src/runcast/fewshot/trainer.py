@@ -553,7 +553,7 @@ class Trainer(ReportingTrainer):
             repo_id or args.hub_model_id or Path(args.output_dir or ".").absolute().name,
             token=token or args.hub_token,
             private=args.hub_private_repo if private is None else private,
-            revision=revision or getattr(args, "hub_revision", None),
+            revision=revision or args.hub_revision,
             commit_message=commit_message or "End of training",
         )
 
