@@ -126,6 +126,7 @@ class Courier:
         lock: The lock of this tracker's run, if it is taken already; then it is not given back.
 
     Attributes:
+        opened: The run is open in the tracker.
         again: It is through because the run has to start anew in the tracker, which a new courier does.
     """
 
@@ -156,7 +157,7 @@ class Courier:
         self._arrived: Arrived | None = None
         self._uncertain = False
         self._ahead: tuple[int, int] | None = None  # offset and number of events that are delivered, but not committed
-        self._opened = False
+        self.opened = False
         self._failures = 0
         self._pause = _POLL
         self._secrets = [*secrets_in(events.plain(reporter.options)), *secrets_of_environment()]
@@ -172,10 +173,10 @@ class Courier:
         try:
             if not self._locked():
                 return None
-            if not self._opened and self._nothing_left():
+            if not self.opened and self._nothing_left():
                 self._unlock()
                 return None
-            if not self._opened:
+            if not self.opened:
                 self._open()
             pause = self._deliver()
         except _Retry as retry:
@@ -192,7 +193,7 @@ class Courier:
 
     def abandon(self) -> None:
         """Ends the delivery without ending the run in the tracker; the cursor stays."""
-        if self._lock is not None and self._opened and self._settled:
+        if self._lock is not None and self.opened and self._settled:
             self.state.clean = True
             with contextlib.suppress(OSError):  # then the next courier reads back once more than it must
                 self._commit()
@@ -226,7 +227,7 @@ class Courier:
         self._uncertain = attach is not None and not state.clean and self._can_settle
         state.native, state.clean = native, False
         state.state, state.error = "delivering", None
-        self._opened = True
+        self.opened = True
         self._ahead = None
         self._commit()
         if state.set_aside:
@@ -290,7 +291,7 @@ class Courier:
                 self._deliver_group(group)
             except (_Retry, _Denied):
                 self._uncertain = self._can_settle
-                if self._ahead is not None and self._opened:
+                if self._ahead is not None and self.opened:
                     self._flush_and_commit()  # so that only what failed comes again
                 raise
             count += len(group)
@@ -365,7 +366,7 @@ class Courier:
             self._failures = 0
             self._pause = min(self._pause * 1.2, _POLL_IDLE)
             return self._pause
-        self._opened = False  # whatever becomes of it: what is half closed is opened again
+        self.opened = False  # whatever becomes of it: what is half closed is opened again
         self._guarded_session("close", lambda: self.reporter.close(status))
         self.state.state, self.state.error, self.state.status, self.state.clean = "complete", None, status, True
         self._move(max([self.state.offset, *(damage.offset + damage.size + 1 for damage in self._damage)]), 0)
@@ -407,7 +408,7 @@ class Courier:
         try:
             return call()
         except SessionLostError as error:
-            self._opened, self._ahead, self._uncertain = False, None, self._can_settle
+            self.opened, self._ahead, self._uncertain = False, None, self._can_settle
             raise _Retry(True, error) from error
         except RuncastError:
             raise

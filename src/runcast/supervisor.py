@@ -232,7 +232,7 @@ def _deliver(
     retrying_since: float | None = None
     alone = True
     while (pause := courier.advance()) is not None:
-        if alone and courier._opened:
+        if alone and courier.opened:
             alone = False
             children_stand_back()
         now = time.monotonic()
