@@ -5,10 +5,15 @@ than people do and so the worst case. Each row is a process of its own in which 
 a tracker, with it, without it again; the speed is that with it over the mean of the two without. The rows take turns,
 and the table has their medians. Starting and finishing the trackers is not in the loop; `finish` is in a column.
 
+Two columns say where the speed went, as shares of the loop: "in log", the calls that log; "waiting", while a thread of the
+training was ready to run and something else had its core, as Linux counts it, beyond what it is without a tracker. They
+are steady from run to run. The speed itself also has what else the machine does meanwhile, and what its cores share.
+
     server and line   MLflow's real server behind a proxy that keeps each request back for 100 ms. Both stand for other
                       machines: they get the lowest priority, and none of the training's core where there is a free one.
     a free core       training has one thread, on a core of its own; everything else shares the other one with couriers
     two busy cores    training has two threads, on both cores; couriers have what is left
+    none              the same without a tracker: what the speed differs by from lap to lap on this machine
     all eight         tensorboard, wandb, comet and clearml (offline), and mlflow four times, each with a courier and an
                       experiment of its own on the same slow server
 
@@ -49,11 +54,13 @@ FREE, BUSY = "a free core", "two busy cores"
 EXTRA = ("mlflow_2", "mlflow_3", "mlflow_4")
 EIGHT = ("tensorboard", "wandb", "mlflow", "comet", "clearml", *EXTRA)
 ROWS: list[tuple[str, tuple[str, ...], str]] = [
+    ("runcast", (), FREE),
     ("runcast", ("mlflow",), FREE),
     ("transformers", ("mlflow",), FREE),
     ("lightning", ("mlflow",), FREE),
     ("accelerate", ("mlflow",), FREE),
     ("runcast", EIGHT, FREE),
+    ("runcast", (), BUSY),
     ("runcast", EIGHT, BUSY),
 ]
 
@@ -65,6 +72,15 @@ class Tracker(NamedTuple):
 
     log: Log
     finish: Callable[[], object]
+
+
+class Lap(NamedTuple):
+    """Some steps of training: how many, the seconds each took, and the shares of their time that went elsewhere."""
+
+    steps: int
+    seconds: float
+    logging: float
+    waited: float
 
 
 class Training:
@@ -83,6 +99,9 @@ class Training:
         )  # fmt: skip
         self._optimizer = torch.optim.SGD(self._model.parameters(), lr=1e-3)
         self._torch = torch
+        self._threads: list[str] = []
+        self.loop(20)  # which starts PyTorch's threads
+        self._threads = [thread.name for thread in Path("/proc/self/task").iterdir()]
 
     def step(self) -> dict[str, float]:
         """One step of training, and what one wants to know of it."""
@@ -104,20 +123,30 @@ class Training:
             "train/samples_per_second": BATCH / (time.perf_counter() - start),
         }
 
-    def loop(self, steps: int, log: Log = lambda _values, _step: None) -> tuple[int, float]:
-        """Trains on its cores, and returns how many steps that were and the seconds a step took."""
+    def loop(self, steps: int, log: Log = lambda _values, _step: None) -> Lap:
+        """Trains on its cores."""
         everywhere = os.sched_getaffinity(0)
         os.sched_setaffinity(0, self._cores)  # of this thread alone
+        logging, waited = 0.0, self._waited()
         try:
             start = time.perf_counter()
             for step in range(1, steps + 1):
-                log(self.step(), step)
-                seconds = time.perf_counter() - start
-                if seconds > LIMIT:
+                values = self.step()
+                before = time.perf_counter()
+                log(values, step)
+                after = time.perf_counter()
+                logging += after - before
+                if after - start > LIMIT:
                     break
         finally:
             os.sched_setaffinity(0, everywhere)
-        return step, seconds / step
+        seconds = after - start
+        return Lap(step, seconds / step, logging / seconds, (self._waited() - waited) / seconds)
+
+    def _waited(self) -> float:
+        """Seconds that the threads of the training were ready and had no core, up to now."""
+        waits = [Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[1] for thread in self._threads]
+        return sum(map(int, waits)) / 1e9
 
 
 def with_runcast(trackers: tuple[str, ...], experiment: str) -> Tracker:
@@ -130,7 +159,7 @@ def with_runcast(trackers: tuple[str, ...], experiment: str) -> Tracker:
         name: {"experiment_name": experiment + name.removeprefix("mlflow")} if "mlflow" in name else {}
         for name in trackers
     }
-    run = runcast.start_run(report_to, project="benchmark", config={"lr": 1e-3})
+    run = runcast.start_run(report_to or "none", project="benchmark", config={"lr": 1e-3})
     run.wait_started(600)
 
     def finish() -> None:
@@ -197,15 +226,25 @@ def child(kind: str, names: str, setting: str, experiment: str, steps: int) -> N
     os.sched_setaffinity(0, CORES)
     training = Training(setting)
     training.loop(max(steps // 10, 20))
-    _, before = training.loop(steps)
-    tracker = WITH[kind](tuple(names.split(",")), experiment)
-    logged, seconds = training.loop(steps, tracker.log)
+    before = training.loop(steps)
+    tracker = WITH[kind](tuple(filter(None, names.split(","))), experiment)
+    lap = training.loop(steps, tracker.log)
     start = time.perf_counter()
     tracker.finish()
     finish = time.perf_counter() - start
-    _, after = training.loop(steps)
-    without = (before + after) / 2
-    give({"without": without, "with": seconds, "speed": without / seconds, "steps": logged, "finish": finish})
+    after = training.loop(steps)
+    without = (before.seconds + after.seconds) / 2
+    give(
+        {
+            "without": without,
+            "with": lap.seconds,
+            "speed": without / lap.seconds,
+            "logging": lap.logging,
+            "waited": lap.waited - (before.waited + after.waited) / 2,
+            "steps": lap.steps,
+            "finish": finish,
+        }
+    )
 
 
 @contextlib.contextmanager
@@ -268,11 +307,14 @@ def measure(steps: int, repeats: int) -> list[dict[str, Any]]:
                 result = measured(
                     __file__, kind, ",".join(names), setting, experiment, str(steps), MLFLOW_TRACKING_URI=slow
                 )
-                for more in ("", *(name.removeprefix("mlflow") for name in names if name in EXTRA)):
+                for more in (name.removeprefix("mlflow") for name in names if "mlflow" in name):
                     arrived = points(address, experiment + more)
                     if arrived != result["steps"]:
                         sys.exit(f"{kind}: {arrived} of {result['steps']} points in {experiment}{more}")
-                say(f"{turn + 1}/{repeats} {kind}, {len(names)} trackers, {setting}: {result['speed']:.3f}")
+                say(
+                    f"{turn + 1}/{repeats} {kind}, {len(names)} trackers, {setting}: {result['speed']:.3f}, "
+                    f"{result['logging']:.2%} in log, {result['waited']:.2%} waiting"
+                )
                 results[number].append(result)
     return [_row(*row, found) for row, found in zip(rows, results, strict=True)]
 
@@ -284,13 +326,15 @@ def _row(kind: str, names: tuple[str, ...], setting: str, results: list[dict[str
     return {
         "with": kind,
         "trackers": len(names),
-        "names": names[0] if len(names) == 1 else "all eight",
+        "names": "all eight" if len(names) > 1 else "".join(names) or "none",
         "cores": setting,
         "without_ms": median("without") * 1e3,
         "with_ms": median("with") * 1e3,
         "speed": median("speed"),
         "slowest": min(result["speed"] for result in results),
         "fastest": max(result["speed"] for result in results),
+        "logging": median("logging"),
+        "waited": median("waited"),
         "steps": min(result["steps"] for result in results),
         "finish_s": median("finish"),
     }
@@ -317,12 +361,13 @@ def main() -> None:
         return
     print(
         f"{'with':13} {'trackers':10} {'cores':15} {'step, ms':>9} {'with, ms':>9} {'speed':>6} {'(range)':>15} "
-        f"{'steps':>6} {'finish, s':>9}"
+        f"{'in log':>7} {'waiting':>8} {'steps':>6} {'finish, s':>9}"
     )
     for row in rows:
         print(
             f"{row['with']:13} {row['names']:10} {row['cores']:15} {row['without_ms']:9.2f} {row['with_ms']:9.2f} "
-            f"{row['speed']:6.3f} {row['slowest']:7.3f}-{row['fastest']:.3f} {row['steps']:8} {row['finish_s']:9.1f}"
+            f"{row['speed']:6.3f} {row['slowest']:9.3f}-{row['fastest']:.3f} {row['logging']:7.2%} {row['waited']:8.2%} {row['steps']:6} "
+            f"{row['finish_s']:9.1f}"
         )
 
 
