@@ -2,13 +2,13 @@
 
 They are made of the one table that also feeds the extras and `Requirement`, and of the bounds in pyproject.toml:
 
-    <python>-<tracker>          its folder in integrations/, with the version that constraints.txt pins
-    <python>-<tracker>-oldest   the same, with the oldest version that is supported
-    <python>-train-oldest       the trainer with the oldest transformers and sentence-transformers
+    <python>-<tracker>              its folder in integrations/, with the version that constraints.txt pins
+    <python>-<tracker>-oldest       the same, with the oldest version that is supported
+    <python>-train-oldest           the trainer with the oldest transformers and sentence-transformers
     <python>-transformers-oldest    the callback for trainers that people have, with transformers 4
 
-None but the last two has torch. ``tox run`` runs what fits half an hour: the newest versions of the trackers most used, and all
-trackers beside each other; ``tox run -m matrix`` runs everything, on one Python.
+None but the last two have torch. ``tox run`` runs what fits half an hour: the newest versions of the trackers most used, and
+all trackers beside each other; ``tox run -m matrix`` runs everything, on one Python.
 """
 
 from __future__ import annotations

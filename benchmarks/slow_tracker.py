@@ -49,10 +49,10 @@ from runcast.priority import children_stand_back
 LATENCY = 0.1
 LIMIT = 10.0
 BATCH = 192
+WARM_UP = 150
 CORES = sorted(os.sched_getaffinity(0))[:2]
 FREE, BUSY = "a free core", "two busy cores"
-EXTRA = ("mlflow_2", "mlflow_3", "mlflow_4")
-EIGHT = ("tensorboard", "wandb", "mlflow", "comet", "clearml", *EXTRA)
+EIGHT = ("tensorboard", "wandb", "mlflow", "comet", "clearml", "mlflow_2", "mlflow_3", "mlflow_4")
 ROWS: list[tuple[str, tuple[str, ...], str]] = [
     ("runcast", (), FREE),
     ("runcast", ("mlflow",), FREE),
@@ -100,7 +100,7 @@ class Training:
         self._optimizer = torch.optim.SGD(self._model.parameters(), lr=1e-3)
         self._torch = torch
         self._threads: list[str] = []
-        self.loop(20)  # which starts PyTorch's threads
+        self.loop(WARM_UP)  # which starts PyTorch's threads
         self._threads = [thread.name for thread in Path("/proc/self/task").iterdir()]
 
     def step(self) -> dict[str, float]:
@@ -225,7 +225,6 @@ def child(kind: str, names: str, setting: str, experiment: str, steps: int) -> N
     """One row, once."""
     os.sched_setaffinity(0, CORES)
     training = Training(setting)
-    training.loop(max(steps // 10, 20))
     before = training.loop(steps)
     tracker = WITH[kind](tuple(filter(None, names.split(","))), experiment)
     lap = training.loop(steps, tracker.log)
