@@ -382,8 +382,8 @@ class WandbReporter(Reporter):
         if self._ended:
             return
         self._put(status=status, finished=clock.time())
+        self.flush()  # W&B's `finish` returns a moment before its file has everything
         if self._guest:
-            self.flush()
             return
         self._closing = True
         with unhooked(self._environment), self._in_session() as live:
