@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -296,6 +297,23 @@ def test_a_file_can_be_changed_on_purpose(saved):
     (saved / "model.safetensors").write_bytes(b"")
     with pytest.raises(OSError, match=r"model\.safetensors is damaged"):
         FewShotClassifier.from_pretrained(saved, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "said"), [(None, "knows no words"), ("", "tokenizer fails"), ("[PAD]\nmoney\n", "tokenizer fails")]
+)
+def test_a_tokenizer_without_its_file_is_said(body_dir, tmp_path, vocabulary, said):
+    """Transformers would make one that takes every word for the unknown one, and train on that."""
+    folder = tmp_path / "bert"
+    shutil.copytree(body_dir, folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    path = folder / "vocab.txt"
+    path.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nmoney\n")
+    FewShotClassifier.from_pretrained(folder, device="cpu")
+    path.unlink() if vocabulary is None else path.write_text(vocabulary)
+    with pytest.raises(OSError, match=rf"bert holds no model .*{said}.*vocab.txt"):
+        FewShotClassifier.from_pretrained(folder, device="cpu")
 
 
 def test_a_body_that_was_saved_over_the_classifier_is_said(saved, body_dir):

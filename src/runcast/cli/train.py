@@ -28,6 +28,10 @@ def train(
     label_column: Annotated[str, typer.Option(metavar="NAME", help="The column of the labels.")] = "label",
     shots: Annotated[int, typer.Option(min=1, help="Training examples drawn from each class.")] = 8,
     model: Annotated[str, typer.Option(metavar="NAME_OR_PATH", help="The Sentence Transformer.")] = "all-MiniLM-L6-v2",
+    head: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="The head: logistic or torch; default: what the model has, else logistic."),
+    ] = None,
     report_to: Annotated[
         str | None,
         typer.Option(metavar="NAMES", help='Trackers, "all" or "none"; default: $RUNCAST_REPORT_TO, else all.'),
@@ -83,6 +87,7 @@ def train(
             model,
             examples,
             held_out,
+            head=head,
             project=project,
             config={
                 "data": {

@@ -97,6 +97,7 @@ def fit(
     evaluation: LabelledTexts,
     test: LabelledTexts | None = None,
     *,
+    head: str | None = None,
     project: str | None = None,
     config: Mapping[str, Any] | None = None,
     patience: int | None = None,
@@ -112,6 +113,7 @@ def fit(
         train: What to train on.
         evaluation: What to evaluate on while training.
         test: What to evaluate on before and after training; None: `evaluation`, after training.
+        head: The kind of a new head; None: what the model was saved with, else ``"logistic"``.
         project: What trackers file the run under.
         config: Settings besides the training arguments.
         patience: Stop after so many evaluations without a better one.
@@ -134,7 +136,7 @@ def fit(
     stopping = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience is not None else []
     with expected(OSError, ValueError, TypeError):  # the names of models and metrics, what doesn't fit together
         trainer = Trainer(
-            FewShotClassifier.from_pretrained(model),
+            FewShotClassifier.from_pretrained(model, head=head),
             args,
             train_dataset=train.columns,
             eval_dataset=evaluation.columns,

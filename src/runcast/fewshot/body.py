@@ -65,10 +65,26 @@ def load_body(source: str, options: Mapping[str, Any], dtype: str | torch.dtype 
     if dtype is not None:
         options = {**options, "model_kwargs": {"dtype": dtype, **(options.get("model_kwargs") or {})}}
     try:
-        return SentenceTransformer(source, **options)
+        body = SentenceTransformer(source, **options)
+        _check_tokenizer(body)
     except Exception as error:  # whatever is wrong with the files
         broken = broken_file(Path(source)) if Path(source).is_dir() else ""
         raise OSError(f"{source}: {broken}" if broken else not_loaded(source, error)) from error
+    return body
+
+
+def _check_tokenizer(body: SentenceTransformer) -> None:
+    """Fails where the tokenizer's file is missing or empty: transformers makes one that knows no word, and says nothing."""
+    special = getattr(body.tokenizer, "all_special_tokens", None)
+    if special is None:  # not a tokenizer of transformers', which has files of its own
+        return
+    files = " and ".join(body.tokenizer.vocab_files_names.values())
+    try:
+        body.tokenizer("a")
+    except Exception as error:  # tokenizers raises Exception itself
+        raise ValueError(f"its tokenizer fails ({error}); are {files} whole?") from error
+    if len(body.tokenizer) <= len(special):
+        raise ValueError(f"its tokenizer knows no words; are {files} there, and whole?")
 
 
 def _check_device(device: Any) -> None:

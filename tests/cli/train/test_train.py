@@ -89,6 +89,7 @@ def test_options_of_training_arguments_work(train):
         (["--head-params", "{"], "an option takes JSON, not '{'"),
         (["--weight-decay", "0.1", "stray"], "unexpected argument 'stray'"),
         (["--loss", "cosin"], "cosin"),
+        (["--head", "torc"], "head is 'torc'; expected one of logistic, torch (torch?)"),
         (["--early-stopping", "2", "--eval-strategy", "no"], "early stopping needs evaluations"),
         (["--model", "no/such-model"], "no/such-model"),
     ],
@@ -100,6 +101,15 @@ def test_option_that_makes_no_sense_is_refused(train, options, said, tmp_path):
     assert said in result.err.splitlines()[-1]
     assert "Traceback" not in result.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_head_is_of_the_kind_that_was_asked_for(train):
+    """And the saved classifier has it."""
+    from runcast.fewshot import FewShotClassifier
+
+    result = train("--head", "torch", "--json")
+    assert result.code == 0, result.err
+    assert FewShotClassifier.from_pretrained(result.json["model"], device="cpu").head.kind == "torch"
 
 
 def test_same_seed_gives_the_same_result(train):
