@@ -6,8 +6,9 @@ They are made of the one table that also feeds the extras and `Requirement`, and
     <python>-<tracker>-oldest       the same, with the oldest version that is supported
     <python>-train-oldest           the trainer with the oldest transformers and sentence-transformers
     <python>-transformers-oldest    the callback for trainers that people have, with transformers 4
+    <python>-setfit                 beside SetFit itself
 
-None but the last two have torch. ``tox run`` runs what fits half an hour: the newest versions of the trackers most used, and
+None but the last three have torch. ``tox run`` runs what fits half an hour: the newest versions of the trackers most used, and
 all trackers beside each other; ``tox run -m matrix`` runs everything, on one Python.
 """
 
@@ -98,6 +99,15 @@ def _oldest_callback() -> dict[str, Any]:
     }
 
 
+def _setfit() -> dict[str, Any]:
+    return {
+        "description": "beside SetFit itself: its pairs, losses, folders, and its trainer with our callback",
+        "extras": ["train", "tensorboard"],
+        "deps": ["setfit"],
+        "commands": [["pytest", "tests/fewshot/test_beside_setfit.py", "tests/frameworks"]],
+    }
+
+
 def _torch() -> str:
     return next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
 
@@ -141,6 +151,7 @@ def _environments() -> dict[str, dict[str, Any]]:
                 found[f"{python}-{name}-oldest"] = _tracker(name, oldest=True)
         found[f"{python}-train-oldest"] = _oldest_trainer()
         found[f"{python}-transformers-oldest"] = _oldest_callback()
+        found[f"{python}-setfit"] = _setfit()
         found[f"{python}-faults"] = _faults(main=True)
         found[f"{python}-faults-others"] = _faults(main=False)
         found[f"{python}-capabilities"] = _capabilities()
@@ -162,7 +173,7 @@ def tox_add_core_config(core_conf: ConfigSet, state: State) -> None:
     python = PYTHONS[0]
     ends = ("capabilities", "together", "train", "faults")
     usual = ["lint", "types", *(f"{python}-{part}" for part in ("core", *MAIN, *ends))]
-    parts = ("core", *trackers(), *ends, "faults-others")
+    parts = ("core", *trackers(), *ends, "setfit", "faults-others")
     oldest = [name for name in ENVIRONMENTS if name.startswith(python) and name.endswith("-oldest")]
     matrix = ["lint", "types", *(f"{python}-{part}" for part in parts), *oldest]
     core_conf.loaders.insert(0, MemoryLoader(env_list=EnvList(usual), labels={"matrix": EnvList(matrix)}))

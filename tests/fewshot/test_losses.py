@@ -16,7 +16,6 @@ from runcast.fewshot.losses import (
     library,
     loss_name,
     shared,
-    supervised_contrastive_loss,
 )
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
@@ -127,13 +126,6 @@ def test_supervised_contrastive_loss_is_its_formula(embeddings, labels):
             expected.append(-sum(math.log(weight[p] / sum(weight.values())) for p in partners) / len(partners))
     loss = Loss("supervised_contrastive")(embeddings, labels).item()
     assert loss == pytest.approx(sum(expected) / len(expected), rel=1e-4)
-
-
-def test_supervised_contrastive_loss_is_setfits(embeddings):
-    """Where SetFit is installed, and every text has a partner: the same number."""
-    theirs = pytest.importorskip("setfit.losses").SupConLoss(torch.nn.Identity())
-    expected = theirs([{"sentence_embedding": embeddings[:7]}], LABELS[:7])
-    assert torch.isclose(supervised_contrastive_loss(embeddings[:7], LABELS[:7]), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", LOSS_NAMES)

@@ -67,29 +67,6 @@ def test_counts_are_those_of_the_strategies(labels, num_iterations, max_pairs):
         assert sum(targets) == kinds[0]
 
 
-@pytest.mark.parametrize("max_pairs", [-1, 7, 40])
-@pytest.mark.parametrize(
-    ("labels", "multilabel"),
-    [
-        ([0, 0, 0, 1, 1, 2], False),
-        ([0] * 9 + [1] * 2, False),
-        ([0, 1, 2, 3], False),
-        ([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 1], [1, 0, 0]], True),
-        ([[1, 0], [0, 1], [0, 0], [1, 1], [0, 0]], True),
-    ],
-)
-def test_counts_are_those_of_setfit(labels, multilabel, max_pairs):
-    """Where SetFit is installed: its sampler lists as many pairs of each kind, for every strategy."""
-    setfit = pytest.importorskip("setfit.sampler")
-    for options in ({"sampling_strategy": s} for s in ("oversampling", "undersampling", "unique")):
-        theirs = setfit.ContrastiveDataset([*map(str, labels)], labels, multilabel, max_pairs=max_pairs, **options)
-        ours = ContrastivePairs(labels, options["sampling_strategy"], max_pairs=max_pairs)
-        assert (ours.positives, ours.negatives) == (theirs.len_pos_pairs, theirs.len_neg_pairs)
-    theirs = setfit.ContrastiveDataset([*map(str, labels)], labels, multilabel, num_iterations=3, max_pairs=max_pairs)
-    ours = ContrastivePairs(labels, num_iterations=3, max_pairs=max_pairs)
-    assert (ours.positives, ours.negatives) == (theirs.len_pos_pairs, theirs.len_neg_pairs)
-
-
 # As setfit 1.2.0 says: labels, max_pairs, then positive and negative pairs of oversampling, undersampling and unique.
 SETFIT = [
     ([0, 0, 0, 1, 1, 2], -1, (11, 11), (10, 10), (10, 11)),
