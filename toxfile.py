@@ -3,13 +3,13 @@
 They are made of the one table that also feeds the extras and `Requirement`, and of the bounds in pyproject.toml:
 
     <python>-<tracker>              its folder in integrations/, with the version that constraints.txt pins
-    <python>-<tracker>-oldest       the same, with the oldest version that is supported
-    <python>-train-oldest           the trainer with the oldest transformers and sentence-transformers
-    <python>-transformers-oldest    the callback for trainers that people have, with transformers 4
     <python>-setfit                 beside SetFit itself
+    py311-<tracker>-oldest          the oldest version that is supported, on the oldest Python
+    py311-train-oldest              the trainer with the oldest transformers and sentence-transformers
+    py311-transformers-oldest       the callback for trainers that people have, with transformers 4
 
-None but the last three have torch. ``tox run`` runs what fits half an hour: the newest versions of the trackers most used, and
-all trackers beside each other; ``tox run -m matrix`` runs everything, on one Python.
+None but the last two and ``setfit`` have torch. ``tox run`` runs what fits half an hour: the newest versions of the trackers
+most used, and all trackers beside each other; ``tox run -m matrix`` runs everything, on one Python.
 """
 
 from __future__ import annotations
@@ -147,15 +147,13 @@ def _environments() -> dict[str, dict[str, Any]]:
             if not _runs_on(python, name):
                 continue
             found[f"{python}-{name}"] = _tracker(name, oldest=False)
-            if name in VERSIONS or name in EXTRAS:
-                found[f"{python}-{name}-oldest"] = _tracker(name, oldest=True)
-        found[f"{python}-train-oldest"] = _oldest_trainer()
-        found[f"{python}-transformers-oldest"] = _oldest_callback()
         found[f"{python}-setfit"] = _setfit()
         found[f"{python}-faults"] = _faults(main=True)
         found[f"{python}-faults-others"] = _faults(main=False)
         found[f"{python}-capabilities"] = _capabilities()
-    return found
+    oldest = {name: _tracker(name, oldest=True) for name in trackers() if name in VERSIONS or name in EXTRAS}
+    oldest |= {"train": _oldest_trainer(), "transformers": _oldest_callback()}
+    return found | {f"{PYTHONS[0]}-{name}-oldest": values for name, values in oldest.items()}
 
 
 ENVIRONMENTS = _environments()

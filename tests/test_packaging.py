@@ -40,14 +40,15 @@ def test_extra_is_what_the_reporter_requires(name):
     (line,) = [
         line
         for line in lines
-        if line.name.replace("_", "-") == row["distribution"].replace("_", "-")
-        and line.marker is not None
-        and line.marker.evaluate({"extra": name})
+        if line.name.replace("_", "-") == row["distribution"].replace("_", "-") and brought_by(line, name)
     ]
     assert str(line.specifier) == f">={row['oldest']}"
     needs = [registry.reporter_class(tracker).requires for tracker in TRACKERS]
     (need,) = {need for need in needs if need is not None and need.extra == name}
     assert (need.distribution, need.oldest, need.newest) == (row["distribution"], row["oldest"], row["newest"])
+    assert need.python_below == row.get("python_below")
+    newest = brought_by(line, name, python="3.99")
+    assert newest == (need.python_below is None)
 
 
 @pytest.mark.parametrize("name", VERSIONS)
@@ -66,8 +67,8 @@ def test_extra_all_has_every_tracker_that_gets_on_with_the_others():
     assert {line.name for line in map(Line, metadata.requires("runcast")) if brought_by(line, "train")} <= wanted
 
 
-def brought_by(line, extra):
-    return line.marker is not None and line.marker.evaluate({"extra": extra})
+def brought_by(line, extra, python="3.11"):
+    return line.marker is not None and line.marker.evaluate({"extra": extra, "python_version": python})
 
 
 def test_package_says_that_it_is_typed_and_brings_the_demo():

@@ -36,6 +36,11 @@ class New(Plain):
     requires = Requirement("msgspec", "msgspec", "0.1", "0.2")
 
 
+class OfAnotherPython(Plain):
+    name = "of-another-python"
+    requires = Requirement("no-such-distribution", "no_such_module", "1.0", "2.0", "another", python_below="3.11")
+
+
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch):
     """What a test registers is gone after it."""
@@ -124,6 +129,13 @@ def test_missing_tracker_is_an_error_with_the_pip_line():
         names("absent")
     with pytest.raises(ImportError, match=r'older than 999: pip install "runcast\[old\]"'):
         names("old")
+
+
+def test_tracker_that_has_no_release_for_this_python_says_so():
+    """A pip line that would install nothing is of no help."""
+    registry.register_reporter(OfAnotherPython)
+    with pytest.raises(MissingDependencyError, match=r"it needs a Python before 3\.11, and this is 3\.\d+$"):
+        names("of-another-python")
 
 
 @pytest.mark.parametrize("report_to", [["none", "console"], "none,console", ["all", "none"]])

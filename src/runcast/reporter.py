@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -39,6 +40,7 @@ class Requirement:
         oldest: The oldest version that is supported.
         newest: The newest version that was tested; newer ones are tried all the same.
         extra: The extra of runcast that installs it; None for a reporter from elsewhere.
+        python_below: The first Python that it can't be installed on, ``"3.13"`` say; None if there is no such.
     """
 
     distribution: str
@@ -46,10 +48,14 @@ class Requirement:
     oldest: str
     newest: str
     extra: str | None = None
+    python_below: str | None = None
 
     @property
     def install(self) -> str:
-        """The command that installs it."""
+        """The command that installs it, or why there is none."""
+        python = "{}.{}".format(*sys.version_info)
+        if self.python_below is not None and Version(python) >= Version(self.python_below):
+            return f"it needs a Python before {self.python_below}, and this is {python}"
         what = f"runcast[{self.extra}]" if self.extra else f"{self.distribution}>={self.oldest}"
         return f'pip install "{what}"'
 

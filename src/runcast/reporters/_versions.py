@@ -13,7 +13,7 @@ from runcast.reporter import Requirement
 def requirement(name: str) -> Requirement:
     """What the reporter `name` needs installed; its extra has the same name."""
     row = _table()[name]
-    return Requirement(row["distribution"], row["module"], row["oldest"], row["newest"], extra=name)
+    return Requirement(row["distribution"], row["module"], row["oldest"], row["newest"], name, row.get("python_below"))
 
 
 @functools.cache
