@@ -408,7 +408,9 @@ before = state()
 reporter = ClearMLReporter()
 reporter.open(RunInfo("id", "n", "p", None, folder, time.time()), None)
 assert state() == before
-assert psutil.Process().children() == []
+# From Python 3.14 on, multiprocessing's semaphores have a process that clears up after them, and ends with this one.
+started = [child.cmdline() for child in psutil.Process().children()]
+assert [line for line in started if "resource_tracker" not in " ".join(line)] == []
 reporter.log_artifact(LocalArtifact("file", "file", folder / "file", (StoredFile("file", 1, ""),), {}), None, 1.0)
 assert state() == before
 reporter.close("completed")
