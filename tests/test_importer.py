@@ -15,13 +15,16 @@ import runcast
 from runcast.cli import main
 from runcast.errors import RunFolderError
 from runcast.importer import import_run
-from runcast.record import ArtifactRecord, Content, Point, RunRecord, TextPoint
+from runcast.media import png
+from runcast.record import ArtifactRecord, Content, ImagePoint, Point, RunRecord, TextPoint
 from runcast.registry import _registered
 from runcast.reporter import NativeRun, Reporter
+from runcast.sync import replay
 from runcast.testing import canonical
 from runcast.verify import KINDS, compare
 
 BROKEN = "broken"
+PNG = png(np.zeros((2, 2), dtype=np.uint8))
 
 
 class StoreReporter(Reporter):
@@ -92,10 +95,9 @@ def test_everything_of_a_record_is_in_the_run_folder(whole, tmp_path):
 def test_import_goes_on_where_it_was_cut_short(kept, whole, tmp_path):
     """A journal that ends anywhere, also within a line, becomes the one that an undisturbed import makes."""
     done = imported(whole, tmp_path / "runs")
-    journal, origin = Path(done.dir, "journal.jsonl"), Path(done.dir, "origin.json")
+    journal = Path(done.dir, "journal.jsonl")
     all_of_it = journal.read_bytes()
     journal.write_bytes(all_of_it[: int(len(all_of_it) * kept)])
-    origin.write_text(origin.read_text().replace("true", "false"))
     again = imported(whole, tmp_path / "runs")
     assert (again.dir, again.already) == (done.dir, False)
     written = journal.read_bytes()
@@ -129,6 +131,68 @@ def test_run_that_is_here_is_not_imported_again(whole, tmp_path):
     assert imported(whole, tmp_path / "runs").already
     assert Path(done.dir, "journal.jsonl").stat().st_mtime_ns == before
     assert imported(whole, tmp_path / "origin").already
+
+
+def test_what_a_run_has_got_since_is_added(whole, tmp_path):
+    """Imported while it is still going on, a run is crashed; imported again, it has all of it, and its own end."""
+    keys = list(whole.metrics)
+    early = replace(
+        whole,
+        status="running",
+        finished=None,
+        metrics={key: whole.metrics[key][:1] for key in keys[:2]},
+        images={},
+        summary={},
+        artifacts={},
+    )
+    first = imported(early, tmp_path / "runs")
+    assert runcast.read_run(first.dir).status == "crashed"
+    again = imported(whole, tmp_path / "runs")
+    assert (again.dir, again.already) == (first.dir, False)
+    assert compare("import", whole, runcast.read_run(again.dir)).differences == []
+    assert runcast.read_run(again.dir).status == whole.status
+    assert imported(whole, tmp_path / "runs").already
+
+
+def test_nothing_is_cut_that_somebody_relies_on(tmp_path):
+    """What was sent on, or gone on with, keeps its journal; a stored run that has changed since is an error that says so."""
+    one, two = (RunRecord(run_id="r", metrics={"a": [Point(0, value, 5.0)]}) for value in (1.0, 2.0))
+    done = imported(one, tmp_path)
+    journal = Path(done.dir, "journal.jsonl")
+    before = journal.read_bytes()
+    [delivered] = replay(Path(done.dir), [QuietReporter()])
+    assert delivered.done
+    with pytest.raises(RunFolderError, match=r"sent on to quiet; to import it anew, move the run folder away"):
+        imported(two, tmp_path)
+    assert journal.read_bytes() == before
+    assert imported(one, tmp_path).already
+
+    other = imported(one, tmp_path, "other")
+    with runcast.start_run([QuietReporter()], dir=tmp_path, resume=other.dir, delivery="inline") as run:
+        run.log({"a": 3.0}, step=1)
+    with pytest.raises(RunFolderError, match="gone on with here"):
+        imported(two, tmp_path, "other")
+    assert len(runcast.read_run(run.dir).metrics["a"]) == 2
+    assert imported(one, tmp_path, "other").already
+
+
+def test_sessions_of_a_run_are_one_import(tmp_path):
+    """A run that lies in several files is one run folder, whichever of them are imported first, and by whichever path."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    first, second = str(folder / "1"), str(folder / "2")
+    record = RunRecord(run_id="r", metrics={"a": [Point(0, 1.0, 5.0)]})
+    StoreReporter.runs["one"] = record
+
+    def run(*logs):
+        return import_run(StoreReporter(), NativeRun("one", data={"logs": list(logs)}), tmp_path / "runs")
+
+    done = run(second)
+    for logs in ((first, second), (first,), (str(tmp_path / "link" / "2"),)):
+        assert (run(*logs).dir, run(*logs).already) == (done.dir, True)
+    assert json.loads(Path(done.dir, "origin.json").read_text())["native"]["data"]["logs"] == [first, second]
+    assert run(str(tmp_path / "elsewhere")).dir != done.dir
 
 
 def test_runs_of_one_name_stay_apart(tmp_path):
@@ -187,8 +251,6 @@ def test_run_without_an_end_reads_as_crashed(tmp_path):
 def test_two_imports_at_once_don_t_mix(whole, tmp_path):
     """While one process imports a run, another is told so."""
     done = imported(whole, tmp_path)
-    origin = Path(done.dir, "origin.json")
-    origin.write_text(origin.read_text().replace("true", "false"))
     descriptor = os.open(done.dir, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(RunFolderError, match="another process is importing"):
@@ -232,10 +294,37 @@ def test_other_image_formats_become_png(tmp_path):
 
     from PIL import Image
 
-    from runcast.record import ImagePoint
-
     out = io.BytesIO()
     Image.fromarray(np.full((4, 4, 3), 200, dtype=np.uint8)).save(out, format="JPEG")
     record = RunRecord(run_id="r", images={"i": [ImagePoint(0, Content.of_bytes(out.getvalue()), 1.0)]})
     (point,) = runcast.read_run(imported(record, tmp_path).dir).images["i"]
     assert Image.open(io.BytesIO(point.image.read())).format == "PNG"
+
+
+def test_images_that_are_gone_or_damaged_hold_up_nothing(tmp_path, caplog):
+    """They are left out and named; everything else is imported."""
+
+    def gone():
+        raise FileNotFoundError("no media/a.png here")
+
+    def image(step, content):
+        return ImagePoint(step, content, 1.0)
+
+    points = [image(0, Content(3, "", gone)), image(1, Content.of_bytes(b"no image")), image(2, Content.of_bytes(PNG))]
+    record = RunRecord(run_id="r", images={"i": points}, metrics={"a": [Point(0, 1.0, 1.0)]})
+    found = runcast.read_run(imported(record, tmp_path).dir)
+    assert [point.step for point in found.images["i"]] == [2]
+    assert found.metrics == record.metrics
+    assert "image 'i' at step 0 is left out: no media/a.png here" in caplog.text
+    assert "image 'i' at step 1 is left out: it can't be decoded" in caplog.text
+
+
+def test_store_that_does_not_answer_ends_the_import(tmp_path):
+    """What can be read another time is not left out."""
+
+    def unreachable():
+        raise ConnectionError("the server is down")
+
+    record = RunRecord(run_id="r", images={"i": [ImagePoint(0, Content(3, "", unreachable), 1.0)]})
+    with pytest.raises(ConnectionError):
+        imported(record, tmp_path)

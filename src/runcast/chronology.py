@@ -9,12 +9,12 @@ import hashlib
 import heapq
 import logging
 import re
-import time as clock
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from runcast import events, media
+from runcast.errors import MissingDependencyError
 from runcast.events import Event, StoredFile, Writer, plain
 from runcast.record import ArtifactRecord, Content, RunRecord, inside
 from runcast.redact import redact, redact_argument, redact_row, redact_text
@@ -50,13 +50,14 @@ class Chronology:
         run_id: What the run is called here.
         run_dir: The run folder, where images, tables and artifacts are stored.
         writer: Who writes the journal.
+        now: When the run began if nothing tells, Unix seconds.
 
     Attributes:
         done: How many points and files were told so far, of `count`.
     """
 
-    def __init__(self, record: RunRecord, run_id: str, run_dir: Path, writer: Writer) -> None:
-        self._record, self._run_id, self._run_dir, self._writer = record, run_id, run_dir, writer
+    def __init__(self, record: RunRecord, run_id: str, run_dir: Path, writer: Writer, now: float) -> None:
+        self._record, self._run_id, self._run_dir, self._writer, self._now = record, run_id, run_dir, writer, now
         self._names: dict[str, str] = {}
         self.done = 0
 
@@ -65,7 +66,7 @@ class Chronology:
         items = list(heapq.merge(*self._series()))
         first = min((item.point.time for item in items), default=record.finished)
         started = next((time for time in (record.started, first) if time is not None), None)
-        started = clock.time() if started is None else started
+        started = self._now if started is None else started
         last = max([started, *(item.point.time for item in items)])
         yield events.RunStarted(
             time=started,
@@ -124,7 +125,10 @@ class Chronology:
                     logger.warning("histogram %r at step %d is left out: %s", key, step, error)
                     return None
             case "images":
-                file = media.store(self._run_dir, "images", key, step, media.png(point.image.read()), ".png")
+                image = _picture(point.image, key, step)
+                if image is None:
+                    return None
+                file = media.store(self._run_dir, "images", key, step, image, ".png")
                 return events.Image(time=time, step=step, key=key, path=file.path, size=file.size, sha256=file.sha256)
         names = [redact_text(column) for column in point.columns]
         rows = [redact_row(names, [plain(cell) for cell in row]) for row in point.rows]
@@ -156,6 +160,22 @@ class Chronology:
                 logger.warning("%r is called %r here", name[:80], good)
             self._names[name] = good
         return self._names[name]
+
+
+def _picture(content: Content, key: str, step: int) -> bytes | None:
+    """The image as PNG; None, and said, if its file is gone or damaged. A store that doesn't answer is another matter."""
+    try:
+        data = content.read()
+    except FileNotFoundError as error:
+        logger.warning("image %r at step %d is left out: %s", key, step, error)
+        return None
+    try:
+        return media.png(data)
+    except MissingDependencyError:
+        raise
+    except Exception as error:  # whatever Pillow raises about what is no image
+        logger.warning("image %r at step %d is left out: it can't be decoded: %s", key, step, error)
+        return None
 
 
 def _ordered(kind: str, key: str, points: list[Any], series: int) -> Iterator[_Item]:
