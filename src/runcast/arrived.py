@@ -3,14 +3,14 @@
 A courier that died, or a request whose answer was lost, leaves at most one batch of events in doubt. Of those, each point
 is counted in the tracker by kind, name, step and millisecond (the one beside it is as good, as some trackers round a time
 and some cut it off); those that the journal has before the cursor are taken off; what is left has arrived, in the order
-of the journal.
+of the journal. In doubt are also events before the cursor that were set aside, as these are tried again.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TypeAlias
 
 import msgspec
@@ -39,15 +39,26 @@ class Arrived:
         journal: The run's.
         cursor: Where the doubt begins.
         superseded: What the tracker was never to have.
-        most: How many events may be in doubt.
+        most: How many events behind the cursor may be in doubt.
+        aside: Where the events are that were set aside.
 
     Attributes:
         end: Where the doubt ends.
     """
 
-    def __init__(self, record: RunRecord, journal: Journal, cursor: int, superseded: Superseded, most: int) -> None:
-        doubtful = list(itertools.islice(journal.read(cursor), most))
-        self.end = doubtful[-1].end if doubtful else cursor
+    def __init__(
+        self,
+        record: RunRecord,
+        journal: Journal,
+        cursor: int,
+        superseded: Superseded,
+        most: int,
+        aside: Collection[int] = (),
+    ) -> None:
+        behind = list(itertools.islice(journal.read(cursor), most))
+        self.end = behind[-1].end if behind else cursor
+        before = (next(journal.read(offset), None) for offset in sorted(aside) if offset < cursor)
+        doubtful = [*(entry for entry in before if entry is not None), *behind]
         wanted = {key[:3] for entry in doubtful for key in _keys(entry.event)}
         self._left = Counter(key for key in _stored(record) if key[:3] in wanted)
         # Of an artifact that is logged again, the tracker has the last version that arrived, and so the ones before it.
@@ -57,7 +68,7 @@ class Arrived:
                 self._stored[entry.event.name] = entry.start
         if wanted and self._left:
             for entry in itertools.takewhile(lambda entry: entry.start < cursor, journal.read()):
-                for key in () if superseded.covers(entry) else _keys(entry.event):
+                for key in () if superseded.covers(entry) or entry.start in aside else _keys(entry.event):
                     if key[:3] in wanted:
                         self._take(key)
 

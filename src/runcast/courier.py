@@ -157,8 +157,12 @@ class Courier:
         self._arrived: Arrived | None = None
         self._uncertain = False
         self._ahead: tuple[int, int] | None = None  # offset and number of events that are delivered, but not committed
+        self._aside: list[
+            int
+        ] = []  # where events are that were set aside before, to be tried once more after all others
         self.opened = False
         self._failures = 0
+        self._odd_failures = 0  # those in a row of flushes and ends that don't look like passing
         self._pause = _POLL
         self._secrets = [*secrets_in(events.plain(reporter.options)), *secrets_of_environment()]
 
@@ -230,8 +234,7 @@ class Courier:
         self.opened = True
         self._ahead = None
         self._commit()
-        if state.set_aside:
-            self._retry_set_aside()
+        self._aside = [item.offset for item in state.set_aside]
 
     def _replaced(self, info: RunInfo, attach: NativeRun | None) -> NativeRun | None:
         """The run begun anew, if the tracker has points that a resume took back, and if it can be."""
@@ -265,6 +268,9 @@ class Courier:
             self._damage.clear()
             most = 1 if self._careful else BATCH
             batch = list(itertools.islice(self.journal.read(self.state.offset, self._damage.append), most))
+            if not batch and self._aside:
+                self._retry_set_aside()
+                return 0.0
             if not batch:
                 return self._at_the_end()
             self._deliver_batch(batch)
@@ -320,6 +326,8 @@ class Courier:
                     self._deliver_group([entry])
             else:
                 self._set_aside(group[0], error)
+        else:
+            self._accepted(group)
 
     def _deliver_metrics(self, group: list[Entry]) -> None:
         wanted: list[events.Metrics] = []
@@ -327,7 +335,6 @@ class Courier:
             if (event := self._wanted(entry)) is not None:
                 assert isinstance(event, events.Metrics)
                 wanted.append(event)
-                self.state.last_step = max(self.state.last_step, event.step)
         if wanted:
             where = group[0].start if len(group) == 1 else -1
             self._guarded("log_metrics_batch", lambda: self.reporter.log_metrics_batch(wanted), where)
@@ -345,7 +352,6 @@ class Courier:
             limit += sum(file.size for file in event.files) / ARTIFACT_RATE
         name = str(type(event).__struct_config__.tag)
         self._guarded(name, lambda: project(self.reporter, event, self.run_dir), entry.start, limit)
-        self.state.last_step = max(self.state.last_step, getattr(event, "step", None) or -1)
 
     def _wanted(self, entry: Entry) -> Event | events.Unknown | None:
         """The event, or what of it has not arrived; None if nothing of it is to be delivered."""
@@ -353,6 +359,8 @@ class Courier:
             raise RuntimeError(self._culprits[entry.start])
         if self._superseded.covers(entry):
             return None
+        if isinstance(entry.event, POINTS):  # also one that has arrived already
+            self.state.last_step = max(self.state.last_step, entry.event.step)
         return entry.event if self._arrived is None else self._arrived.rest(entry)
 
     def _at_the_end(self) -> float | None:
@@ -397,7 +405,8 @@ class Courier:
             self._tell(error)
         else:
             known = self.state.offset if self._ahead is None else self._ahead[0]
-            self._arrived = Arrived(record, self.journal, known, self._superseded, BATCH)
+            aside = {*self._aside, *(item.offset for item in self.state.set_aside)}
+            self._arrived = Arrived(record, self.journal, known, self._superseded, BATCH, aside)
         self._uncertain = False
 
     # -- errors ----------------------------------------------------------------------------------------------------
@@ -428,7 +437,8 @@ class Courier:
         except (_Retry, _Denied):
             raise
         except (Exception, SystemExit) as error:
-            if self._failures + 1 < _TRIES:
+            self._odd_failures += 1
+            if self._odd_failures < _TRIES:
                 raise _Retry(True, error) from error
             raise
 
@@ -462,22 +472,31 @@ class Courier:
             kind = str(type(entry.event).__struct_config__.tag)
             self.state.set_aside = [*self.state.set_aside, SetAside(entry.start, kind, self._words(error)[:500])]
 
+    def _accepted(self, group: list[Entry]) -> None:
+        """Takes what the tracker has now from the list of what it refused before."""
+        state, starts = self.state, {entry.start for entry in group}
+        left = [item for item in state.set_aside if item.offset not in starts]
+        state.refused -= len(state.set_aside) - len(left)
+        state.set_aside = left
+
     def _retry_set_aside(self) -> None:
-        """Tries once more what was set aside: the SDK, its server or our version may be another by now."""
+        """Tries once more one of what was set aside: the SDK, its server or our version may be another by now."""
         state = self.state
-        for item in list(state.set_aside):
-            entry = next(self.journal.read(item.offset), None)
-            if entry is None or entry.start != item.offset:
-                continue
-            others, before = [other for other in state.set_aside if other.offset != item.offset], state.refused
-            state.set_aside, state.refused = others, before - 1
-            try:
-                self._deliver_group([entry])  # sets it aside again if it is refused again
-            except (_Retry, _Denied):
-                state.set_aside, state.refused = [*others, item], before
-                raise
-        self._guarded_session("flush", self.reporter.flush)
-        self._commit()
+        before = state.set_aside, state.refused
+        entry = next(self.journal.read(self._aside[0]), None)
+        try:
+            if entry is not None and entry.start == self._aside[0]:
+                self._deliver_group([entry])
+            if accepted := state.refused < before[1]:
+                self._guarded_session("flush", self.reporter.flush)
+        except (Exception, SystemExit):
+            state.set_aside, state.refused = before
+            self._uncertain = self._can_settle
+            raise
+        del self._aside[0]
+        if accepted:
+            self._commit()
+            self._failures = self._odd_failures = 0
 
     def _move(self, offset: int, count: int) -> None:
         """Moves the cursor over `count` events, and counts the damaged lines that it passes."""
@@ -516,11 +535,11 @@ class Courier:
         self._guarded_session("flush", self.reporter.flush)
         self._move(*self._ahead)
         self._ahead = None
-        if self._arrived is not None and self.state.offset >= self._arrived.end:
+        if self._arrived is not None and self.state.offset >= self._arrived.end and not self._aside:
             self._arrived = None
         self.state.state, self.state.error = "delivering", None
         self._commit()
-        self._failures = 0
+        self._failures = self._odd_failures = 0
         self._careful = max(self._careful - 1, 0)
         self._pause = _POLL
 

@@ -27,15 +27,16 @@ from typing import Any, NamedTuple
 
 from runcast.courier import Courier, release_lock, take_lock
 from runcast.delivery import load_state, save_state
+from runcast.folder import outline
 from runcast.hosts import reporter_of
-from runcast.journal import FILE_NAME
+from runcast.journal import FILE_NAME, Journal
 from runcast.masking import mask_output
 from runcast.priority import children_stand_back, stand_back
 
 RESTARTS = 3
 """How often a courier that hangs or dies is started again without having come any further."""
 GIVE_UP_AFTER = 3600.0
-"""Seconds that a courier goes on trying to reach its tracker when nobody is left who waits for it."""
+"""Seconds that a courier goes on trying to reach its tracker when nobody writes the run any more."""
 _LOOK = 2.0
 _LEAVE = 60.0
 """Seconds that an SDK has for its own end, once everything is delivered."""
@@ -106,16 +107,16 @@ class _Supervisor:
 
     def run(self) -> None:
         """Keeps a courier at work until it is through, and others away, also while it is started again."""
-        lock = take_lock(self._run_dir, self._name)
-        if lock is None:
-            return
-        try:
-            self._keep_at_work(lock)
-        finally:
-            release_lock(lock)
+        while (lock := take_lock(self._run_dir, self._name)) is not None:
+            try:
+                self._keep_at_work(lock)
+            finally:
+                release_lock(lock)
+            if self._stopping or not self._gone_on():
+                return
 
     def _keep_at_work(self, lock: int) -> None:
-        deaths, before = 0, -1
+        deaths, before = 0, (-1, 0)
         while not self._stopping:
             self._mark.end()
             pid = os.fork()
@@ -127,11 +128,11 @@ class _Supervisor:
             if code == _AGAIN:
                 continue
             state = load_state(self._run_dir, self._name)
-            offset = state.offset if state else 0
-            deaths = 1 if offset > before else deaths + 1
-            before = offset
-            reason = self._learn(code, hung)
+            reason = self._learn(code, hung, {item.offset for item in state.set_aside} if state else set())
             _say(reason)
+            here = state.offset if state else 0, len(self._culprits)
+            deaths = 1 if here > before else deaths + 1
+            before = here
             if deaths > RESTARTS:
                 self._stall(reason, deaths)
                 return
@@ -174,8 +175,15 @@ class _Supervisor:
         size = (self._run_dir / FILE_NAME).stat().st_size
         return state is not None and state.state == "complete" and state.offset >= size
 
-    def _learn(self, code: int, hung: _Call | None) -> str:
-        """What happened, in words; and of which event it is to be laid at the door."""
+    def _gone_on(self) -> bool:
+        """Whether somebody went on with the run while it was being closed: their own courier found ours at work, and left."""
+        state = load_state(self._run_dir, self._name)
+        if state is None or state.state != "complete":
+            return False
+        return next(Journal(self._run_dir / FILE_NAME).read(state.offset), None) is not None
+
+    def _learn(self, code: int, hung: _Call | None, aside: set[int]) -> str:
+        """What happened, in words; and of which event it is to be laid at the door: one that was set aside needs no proof."""
         call = self._mark.call()
         if hung is not None:
             return f"{hung.name} did not return within {hung.limit:g} s"
@@ -184,7 +192,7 @@ class _Supervisor:
             return f"the courier ended with {ended}"
         reason = f"the tracker's SDK ended the courier with {ended} in {call.name}"
         if call.name not in _OF_NO_EVENT:
-            if call.offset >= 0 and self._suspect in (call.offset, _ONE_OF_MANY):
+            if call.offset >= 0 and (self._suspect in (call.offset, _ONE_OF_MANY) or call.offset in aside):
                 self._culprits[call.offset] = reason
             self._suspect = call.offset
         return reason
@@ -238,6 +246,8 @@ def _deliver(
         now = time.monotonic()
         retrying_since = (retrying_since or now) if courier.state.state == "retrying" else None
         given_up = retrying_since is not None and now - retrying_since > GIVE_UP_AFTER
+        if given_up and outline(run_dir).status == "running":
+            given_up, retrying_since = False, now
         if given_up or stop.wait(pause):
             courier.abandon()
             return 0

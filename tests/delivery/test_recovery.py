@@ -6,13 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import runcast
-from runcast.delivery import load_state
+from runcast import supervisor
+from runcast.courier import release_lock, take_lock
+from runcast.delivery import deliveries, load_state
 from runcast.errors import SessionLostError
 from runcast.sync import deliver
 from runcast.testing.contract import PATIENCE, wait_until_through
@@ -94,40 +99,40 @@ def test_hang_again_and_again_is_reported_as_stalled(tmp_path):
     assert_whole(run)
 
 
-def test_event_that_ends_its_courier_is_set_aside_alone(tmp_path):
-    """The one event that the SDK crashes on is set aside with the reason; those behind it arrive."""
-
-    class_path = tmp_path / "crashing.py"
-    class_path.write_text(
+def test_events_that_end_their_courier_are_set_aside_alone(tmp_path):
+    """Each event that the SDK crashes on is set aside with the reason; those behind it arrive, in this life and in the next."""
+    (tmp_path / "crashing.py").write_text(
         "import os, runcast\n"
         "from runcast.testing.lines import LinesReporter\n"
         "@runcast.register_reporter\n"
         "class Crashing(LinesReporter):\n"
         "    name = 'crashing'\n"
         "    def log_metrics(self, metrics, step, time):\n"
-        "        if step == 7: os.kill(os.getpid(), 11)\n"
+        "        if step in (7, 12, 13): os.kill(os.getpid(), 11)\n"
         "        super().log_metrics(metrics, step, time)\n"
     )
     code = (
-        "import crashing, runcast, json\n"
-        "with runcast.start_run('crashing') as run:\n"
-        "    for step in range(20): run.log({'loss': step / 7}, step=step)\n"
+        "import crashing, runcast, sys\n"
+        "with runcast.start_run('crashing', resume=sys.argv[2] or None) as run:\n"
+        "    for step in range(20): run.log({'loss': step / 7}, step=int(sys.argv[1]) + step)\n"
         "print(run.dir)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "RUNCAST_DIR": str(tmp_path / "runs")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    run_dir = Path(result.stdout.strip())
-    state = load_state(run_dir, "crashing")
-    assert (state.state, state.refused) == ("complete", 1)
-    assert "SIGSEGV" in state.set_aside[0].reason
-    (path,) = run_dir.glob("lines/*.jsonl")
-    steps = [line["step"] for line in lines_of(path) if line["kind"] == "metrics"]
-    assert steps == [step for step in range(20) if step != 7]
+    run_dir = ""
+    for first in (0, 20):
+        result = subprocess.run(
+            [sys.executable, "-c", code, str(first), run_dir],
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "RUNCAST_DIR": str(tmp_path / "runs")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        run_dir = result.stdout.strip()
+        state = load_state(Path(run_dir), "crashing")
+        assert (state.state, state.refused) == ("complete", 3), state
+        assert all("SIGSEGV" in item.reason for item in state.set_aside)
+        (path,) = Path(run_dir).glob("lines/*.jsonl")
+        steps = [line["step"] for line in lines_of(path) if line["kind"] == "metrics"]
+        assert steps == [step for step in range(first + 20) if step not in (7, 12, 13)]
 
 
 def test_denied_tracker_keeps_everything_deliverable(tmp_path):
@@ -147,6 +152,58 @@ def test_set_aside_event_is_tried_again_by_a_later_courier(tmp_path):
     assert (state.state, state.refused) == ("complete", 3)
     assert len(stored(run)) == len(once()) - 6
     deliver(run.dir, [LinesReporter()], PATIENCE)
+    assert_whole(run)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("flush", "kill", after=True),
+        Fault("log", "raise"),
+        Fault("log", "reset", after=True),
+        Fault("flush", "raise"),
+    ],
+    ids=lambda fault: f"{fault.at} {fault.action}",
+)
+def test_set_aside_event_that_is_tried_again_comes_once(tmp_path, fault):
+    """Whatever ends the second try, each of these events is in the tracker once, and none is forgotten."""
+    run = reported(tmp_path, Fault("log", "refuse", nth=5, times=2))
+    assert load_state(run.dir, "lines").refused == 2
+    deliver(run.dir, [inject(LinesReporter(), fault, ledger=tmp_path / "second")], PATIENCE)
+    assert strikes(tmp_path / "second") == [f"{fault.at} {fault.action}"]
+    assert_whole(run)
+
+
+def test_event_that_is_taken_after_all_is_not_set_aside(tmp_path):
+    """An event is refused, the connection breaks behind it, and when the batch comes again it is accepted: once."""
+
+    class Wavering(LinesReporter):
+        name = "lines"
+        in_trouble = True
+
+        def log_metrics_batch(self, batch):
+            steps = [event.step for event in batch]
+            if self.in_trouble and 3 in steps:
+                raise ValueError("not now")
+            if self.in_trouble and steps == [7]:
+                type(self).in_trouble = False
+                raise ConnectionError("lost")
+            super().log_metrics_batch(batch)
+
+    run = runcast.start_run("console", dir=tmp_path / "runs", finish_timeout=PATIENCE)
+    for step in range(10):
+        run.log({"loss": float(step)}, step=step)
+    run.finish()
+    for _ in range(2):
+        deliver(run.dir, [Wavering()], PATIENCE)
+        state = load_state(run.dir, "lines")
+        assert (state.state, state.refused, state.set_aside) == ("complete", 0, [])
+        assert stored(run) == Counter({("loss", step): 1 for step in range(10)})
+
+
+def test_flush_is_tried_some_times_whatever_failed_before(tmp_path):
+    """An outage that is over takes nothing from the tries of a flush that fails for an odd reason."""
+    run = reported(tmp_path, Fault("open", "raise", times=5), Fault("flush", "refuse", times=2))
     assert_whole(run)
 
 
@@ -244,6 +301,93 @@ def test_resume_takes_back_what_came_after_the_checkpoint(tmp_path):
     assert [point.value for point in runcast.read_run(run_dir).metrics["loss"]][5:8] == [5.0, 12.0, 14.0]
 
 
+def test_resume_takes_back_what_a_dead_courier_has_delivered(tmp_path):
+    """Points that were found to have arrived count as delivered like any others."""
+    run_dir = killed_at(tmp_path, 10, report_to="console")
+    reporter = inject(LinesReporter(), Fault("flush", "kill", after=True), ledger=tmp_path / "ledger")
+    deliver(run_dir, [reporter], PATIENCE)
+    assert strikes(tmp_path / "ledger") == ["flush kill"]
+    with runcast.start_run(
+        LinesReporter(), resume=run_dir, resume_step=5, delivery="process", finish_timeout=PATIENCE
+    ) as run:
+        for step in range(6, 13):
+            run.log({"loss": step * 2.0}, step=step)
+    assert stored(run) == Counter({("loss", step): 1 for step in range(13)})
+    (result,) = [row for row in verify(run_dir) if row.name == "lines"]
+    assert result.matches, result
+
+
+def test_run_that_is_gone_on_with_while_it_is_closed_is_delivered(tmp_path):
+    """The old courier is closing the run, so the new one leaves; the old one's supervisor sees to the second life."""
+    (tmp_path / "gated.py").write_text(
+        "import time, runcast\n"
+        "from pathlib import Path\n"
+        "from runcast.testing.lines import LinesReporter\n"
+        "HERE = Path(__file__).parent\n"
+        "@runcast.register_reporter\n"
+        "class Gated(LinesReporter):\n"
+        "    name = 'gated'\n"
+        "    def close(self, status):\n"
+        "        (HERE / 'closing').touch()\n"
+        "        while not (HERE / 'go').exists(): time.sleep(0.02)\n"
+        "        super().close(status)\n"
+    )
+    code = (
+        "import gated, os, psutil, runcast, signal, sys, time\n"
+        "run = runcast.start_run('gated', dir=sys.argv[1], resume=sys.argv[3] or None)\n"
+        "print(run.dir, flush=True)\n"
+        "for step in range(5): run.log({'loss': step / 7}, step=int(sys.argv[2]) + step)\n"
+        "def left(): return all(p.status() == psutil.STATUS_ZOMBIE for p in psutil.Process().children())\n"
+        "while sys.argv[3] and not left(): time.sleep(0.02)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    run_dir = ""
+    for first in ("0", "5"):
+        command = [sys.executable, "-c", code, str(tmp_path / "runs"), first, run_dir]
+        died = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        run_dir = died.stdout.strip()
+        wait_until((tmp_path / "closing").exists)
+    assert load_state(Path(run_dir), "gated").state == "delivering"
+    (tmp_path / "go").touch()
+    wait_until(lambda: deliveries(Path(run_dir), ["gated"])[0].done)
+    (path,) = Path(run_dir).glob("lines/*.jsonl")
+    assert [line["step"] for line in lines_of(path) if line["kind"] == "metrics"] == list(range(10))
+    assert load_state(Path(run_dir), "gated").status == "crashed"
+
+
+@pytest.mark.parametrize("writing", [True, False])
+def test_nobody_gives_up_while_the_run_is_written(tmp_path, monkeypatch, writing):
+    """However long the tracker is away, its courier waits for it as long as there is training; the limit counts from its end."""
+    stop = threading.Event()
+
+    class Away(LinesReporter):
+        name = "lines"
+        calls = 0
+
+        def open(self, run, attach):
+            type(self).calls += 1
+            if self.calls < 4:
+                raise ConnectionError("away")
+            stop.set()
+            return super().open(run, attach)
+
+    monkeypatch.setattr(supervisor, "GIVE_UP_AFTER", 0.0)
+    monkeypatch.setattr(supervisor, "reporter_of", lambda spec: Away())
+    if writing:
+        run_dir = runcast.start_run("console", dir=tmp_path / "runs").dir
+    else:
+        run_dir = killed_at(tmp_path, 3, report_to="console")
+    lock = take_lock(run_dir, "lines")
+    spec = {"run_dir": str(run_dir), "name": "lines"}
+    code = supervisor._deliver(spec, supervisor._Mark(), stop, {}, careful=False, lock=lock)
+    release_lock(lock)
+    assert code == 0
+    assert stop.is_set() == writing
+    assert Away.calls == (4 if writing else 2)
+
+
 def test_resume_is_one_run_when_replace_dies(tmp_path):
     """A courier killed between beginning anew and its first commit begins anew once more."""
     run_dir = killed_at(tmp_path, 10)
@@ -274,6 +418,14 @@ def test_resumed_run_reaches_a_new_tracker_without_what_was_taken_back(tmp_path)
         run.log({"loss": 6.5}, step=6)
     deliver(run_dir, [LinesReporter()], PATIENCE)
     assert stored(run) == Counter({("loss", step): 1 for step in range(7)})
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Waits for that, but not for ever."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.05)
 
 
 def killed_at(folder: Path, steps: int, report_to: str = "lines") -> Path:
