@@ -1,4 +1,7 @@
-"""Writes docs/faults.md from what the fault tests reported: ``python integrations/fault_table.py RESULTS.xml``."""
+"""Writes a page of docs/ from what the fault tests reported: ``python integrations/fault_table.py RESULTS.xml PAGE``.
+
+PAGE is ``faults`` or ``faults-others``, after the environment of tox that ran the tests.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,14 @@ TABLES = {
     "test_tracker_fails": ("What goes wrong in a tracker, its SDK or its courier", [f.name for f in TRACKER_FAULTS]),
     "test_training_fails": ("What happens to the training process", [f.name for f in TRAINING_FAULTS]),
 }
-TARGET = Path(__file__).parents[1] / "docs" / "faults.md"
+DOCS = Path(__file__).parents[1] / "docs"
+OTHERS = {
+    "faults": "The other trackers have [a page of their own](faults-others.md).",
+    "faults-others": "The trackers most used have [a page of their own](faults.md).",
+}
 HEAD = """# Faults
 
-Written by the tests (`tox run -e py311-faults`), not by hand. Each cell is a test of `runcast.testing.fault_contract`: a real
+Written by the tests (`tox run -e py311-{name}`), not by hand. {others} Each cell is a test of `runcast.testing.fault_contract`: a real
 training that reports to this tracker and to a second, healthy one, while that goes wrong.
 
 | cell | all of this was seen |
@@ -44,12 +51,12 @@ def cells(results: Path) -> dict[tuple[str, str, str], str]:
     return found
 
 
-def page(found: dict[tuple[str, str, str], str]) -> str:
-    """The page with both tables."""
+def page(name: str, found: dict[tuple[str, str, str], str]) -> str:
+    """The page of that name with both tables."""
     proven = sum(cell.startswith("✓") for cell in found.values())
     reporters = sorted({reporter for *_, reporter in found}, key=lambda name: (name in TITLES, name))
     titles = [TITLES.get(name, name) for name in reporters]
-    lines = [HEAD]
+    lines = [HEAD.format(name=name, others=OTHERS[name])]
     for test, (title, faults) in TABLES.items():
         lines += [f"## {title}\n", f"| fault | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
         for fault in faults:
@@ -62,5 +69,7 @@ def page(found: dict[tuple[str, str, str], str]) -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(page(cells(Path(sys.argv[1]))), encoding="utf-8")
-    sys.stdout.write(f"{TARGET} written\n")
+    results, name = sys.argv[1:]
+    target = DOCS / f"{name}.md"
+    target.write_text(page(name, cells(Path(results))), encoding="utf-8")
+    sys.stdout.write(f"{target} written\n")
