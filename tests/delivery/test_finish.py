@@ -74,6 +74,8 @@ def test_strict_finish_says_what_is_missing(tmp_path):
     run = runcast.start_run(reporter, dir=tmp_path / "runs", delivery="process", finish_timeout=0.5, strict=True)
     run.log({"loss": 1.0}, step=0)
     run.log({"loss": 1.0}, step=1)
+    while not strikes(tmp_path / "ledger"):
+        time.sleep(0.05)
     with pytest.raises(runcast.DeliveryError, match=r"lines \w+ \d/4"):
         run.finish()
     let_go(run.dir)
