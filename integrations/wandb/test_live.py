@@ -77,6 +77,21 @@ def test_everything_reads_back(stored: Stored) -> None:
     assert len(stored.record.tables["many"][0].rows) == 10_500
 
 
+def test_histogram_beyond_wandbs_limit_reads_back(tmp_path: Path) -> None:
+    """TensorBoard's and torch's have some 600 bins, where W&B's own allow 512: all are there, and the limit is as before."""
+    import wandb
+
+    limit = wandb.Histogram.MAX_LENGTH
+    counts, edges = [float(n % 7) for n in range(614)], [n / 7 - 40 for n in range(615)]
+    reporter = WandbReporter(mode="offline")
+    native = reporter.open(RunInfo("id", "name", "p", None, tmp_path, time.time()), None)
+    reporter.log_histogram("weights", counts, edges, 3, time.time())
+    reporter.close("completed")
+    (point,) = reporter.read(native).histograms["weights"]
+    assert (point.step, point.counts, point.edges) == (3, tuple(counts), tuple(edges))
+    assert limit == wandb.Histogram.MAX_LENGTH
+
+
 def test_rows_carry_our_step_and_time(stored: Stored) -> None:
     """W&B's own step counts rows, so that none is dropped; ours is the column that charts use as their x-axis."""
     history = rows(stored.log)

@@ -319,13 +319,14 @@ class WandbReporter(Reporter):
     def log_table(
         self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int, time: float
     ) -> None:
-        with self._environment(), _room_for(len(rows), self._wandb.Table):
+        with self._environment(), _room_for(len(rows), self._wandb.Table, "MAX_ROWS", "MAX_ARTIFACT_ROWS"):
             cells = [[pack(cell) for cell in row] for row in rows]
             table = self._wandb.Table(columns=list(columns), data=cells, allow_mixed_types=True)
             self._media_row(key, table, step, time)
 
     def log_histogram(self, key: str, counts: Sequence[float], edges: Sequence[float], step: int, time: float) -> None:
-        histogram = self._wandb.Histogram(np_histogram=(list(counts), list(edges)))
+        with _room_for(len(counts), self._wandb.Histogram, "MAX_LENGTH"):
+            histogram = self._wandb.Histogram(np_histogram=(list(counts), list(edges)))
         self._row({escape(key, _COLUMN, MARK): histogram}, step, time)
 
     def log_artifact(self, artifact: LocalArtifact, step: int | None, time: float) -> None:
@@ -616,14 +617,16 @@ def _from_settings(name: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _room_for(rows: int, table: Any) -> Iterator[None]:
-    """W&B cuts tables at a limit, which is there to be raised."""
-    limits = table.MAX_ROWS, table.MAX_ARTIFACT_ROWS
-    table.MAX_ROWS, table.MAX_ARTIFACT_ROWS = (max(limit, rows) for limit in limits)
+def _room_for(count: int, kind: Any, *limits: str) -> Iterator[None]:
+    """W&B cuts tables at a limit, and refuses histograms beyond one; which are there to be raised."""
+    before = {limit: getattr(kind, limit) for limit in limits}
+    for limit, at_most in before.items():
+        setattr(kind, limit, max(at_most, count))
     try:
         yield
     finally:
-        table.MAX_ROWS, table.MAX_ARTIFACT_ROWS = limits
+        for limit, at_most in before.items():
+            setattr(kind, limit, at_most)
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
