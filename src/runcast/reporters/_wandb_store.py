@@ -37,6 +37,7 @@ from runcast.record import (
 )
 from runcast.reporter import NativeRun
 from runcast.reporters._record_log import RecordLog
+from runcast.reporters._wandb_items import Summary, nested
 from runcast.reporters._wandb_process import imported
 
 logger = logging.getLogger("runcast")
@@ -47,7 +48,9 @@ NAME = "_name"  # in a row whose column had to be called otherwise
 OWNER = "_runcast"  # in a row of a run that is not ours alone: the id of our run
 OURS = "runcast"  # in the config, and in an artifact's metadata
 MARK = "~"  # escapes
-_GENERATED = ("job", "run_table", "code")  # kinds of artifacts that W&B makes by itself
+_OF_TABLES = ("run_table", "wandb-run-incremental-table")
+_GENERATED = ("job", "code", *_OF_TABLES)  # kinds of artifacts that W&B makes by itself
+_MEDIA = "media/"  # where in a session's files W&B has what was logged
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 _PATIENCE = 60.0
 
@@ -175,10 +178,15 @@ class Fold:
         config: W&B's config as it is, ours included.
         tags: W&B's own.
         run: The last session's description of the run, a message of W&B's protocol.
+        descriptions: That of each session that has one.
         steps: W&B's own step, one more than the last.
         rows: How many rows of the history are ours.
         all_rows: Those, or in a run that runcast didn't write all there are, each with what reads its files.
-        summary: W&B's own, likewise `artifacts` and `exit_code`, of a run that runcast didn't write.
+        summary: W&B's own, likewise `artifacts`, of a run that runcast didn't write.
+        exit_code: The last session's, if it was ended.
+        folders: The sessions' folders with the files of theirs.
+        saved: The files that the user saved beside, each with the folder that it is in by that name.
+        tables: What the table itself in W&B's files leaves out: its media. By what W&B calls the table's artifact.
     """
 
     def __init__(self, joined: str | None = None) -> None:
@@ -187,10 +195,14 @@ class Fold:
         self.config: dict[str, Any] = {}
         self.tags: list[str] = []
         self.run: Any = None
+        self.descriptions: list[Any] = []
         self.steps = 0
-        self.summary: dict[str, Any] = {}
+        self.summary = Summary()
         self.artifacts: dict[str, ArtifactRecord] = {}
         self.exit_code: int | None = None
+        self.folders: list[Path] = []
+        self.saved: dict[str, Path] = {}
+        self.tables: dict[str, Callable[[], dict[str, Content]]] = {}
         self._joined = joined
         self._versions: dict[str, float] = {}
         self.all_rows: list[tuple[dict[str, Any], Callable[[dict[str, Any]], Content]]] = []
@@ -234,7 +246,10 @@ class Fold:
             for column, value in row.items():
                 if column != STEP and not column.startswith("_") and STEP in row:
                     key = row.get(NAME) or unescape(column, MARK)
-                    self._add_value(key, value, int(row[STEP]), row["_timestamp"], media)
+                    try:
+                        self._add_value(key, value, int(row[STEP]), row["_timestamp"], media)
+                    except (OSError, ValueError) as error:
+                        logger.warning("%r at step %s is left out: %s", key, row[STEP], error)
         return record
 
     def settings(self) -> dict[str, Any]:
@@ -277,8 +292,14 @@ def fold_of(native: NativeRun) -> Fold:
 
 def add_session(fold: Fold, log: Path) -> None:
     """Adds what the log of a session has."""
+    fold.run, fold.exit_code, before = None, None, fold.run
+    fold.folders.append(log.parent / "files")
     for record in Log(log).records():
-        _add_record(fold, record, log.parent / "files")
+        _add_record(fold, record, fold.folders[-1])
+    if fold.run is None:
+        fold.run = before
+    else:
+        fold.descriptions.append(fold.run)
 
 
 def owner_of(log: Path) -> str | None:
@@ -301,39 +322,49 @@ def _add_record(fold: Fold, record: Any, folder: Path) -> None:
         row = nested(record.history.item)
         fold.add_row(row, lambda value: Content.of_file(inside(folder, value["path"])))
     elif kind == "summary":
-        fold.summary |= nested(record.summary.update)
+        fold.summary.add(record.summary)
     elif kind == "exit":
         fold.exit_code = record.exit.exit_code
+    elif kind == "files":
+        for file in record.files.files:
+            if not _is_of_wandb(file):
+                fold.saved[file.path] = folder
     elif kind == "artifact":
-        metadata = json.loads(record.artifact.metadata or "{}")
-        fold.add_artifact(
-            record.artifact.name, record.artifact.type, metadata, lambda: _local_files(record.artifact.manifest)
-        )
+        artifact, manifest = record.artifact, record.artifact.manifest
+        metadata = json.loads(artifact.metadata or "{}")
+        if artifact.description:
+            metadata.setdefault("description", artifact.description)
+        fold.add_artifact(artifact.name, artifact.type, metadata, lambda: _local_files(manifest))
+        if artifact.type in _OF_TABLES and (len(manifest.contents) > 1 or manifest.manifest_file_path):
+            fold.tables[artifact.client_id] = lambda: _local_files(manifest)
 
 
-def nested(items: Iterable[Any]) -> dict[str, Any]:
-    """Values as they were logged: W&B takes the dict of an image, say, apart."""
-    values: dict[str, Any] = {}
-    for item in items:
-        *parents, last = item.nested_key or [item.key]
-        level = values
-        for parent in parents:
-            level = level.setdefault(parent, {})
-        level[last] = (
-            json.loads(item.value_json) if item.value_json else None
-        )  # a row of the user's in another encoding
-    return values
+def _is_of_wandb(file: Any) -> bool:
+    """Whether W&B wrote a file by itself: its own, or a medium's, for which it gives no policy."""
+    return bool(file.type != file.OTHER or (file.path.startswith(_MEDIA) and file.policy == file.NOW))
 
 
 def _local_files(manifest: Any) -> dict[str, Content]:
     entries = {entry.path: entry.local_path for entry in manifest.contents}
     if manifest.manifest_file_path:  # a long one has a file of its own
-        with gzip.open(manifest.manifest_file_path, "rt", encoding="utf-8") as lines:
-            entries = {entry["path"]: entry["local_path"] for entry in map(json.loads, lines)}
-    there = {path: Path(local) for path, local in entries.items() if Path(local).is_file()}
-    if gone := sorted(entries.keys() - there.keys()):  # before wandb 0.20, some were in a temporary folder
-        logger.warning("files of an artifact are gone from where W&B had them, and left out: %s", ", ".join(gone))
-    return {path: Content.of_file(local) for path, local in there.items()}
+        try:
+            with gzip.open(manifest.manifest_file_path, "rt", encoding="utf-8") as lines:
+                entries = {entry["path"]: entry.get("local_path", "") for entry in map(json.loads, lines)}
+        except (OSError, EOFError, ValueError) as error:
+            logger.warning("the files of an artifact are left out, W&B's list of them can't be read: %s", error)
+    there, gone = {}, []
+    for path, local in entries.items():
+        try:
+            if not Path(local).is_file():
+                raise FileNotFoundError(local)
+            there[path] = Content.of_file(Path(local))
+        except OSError:
+            gone.append(path)
+    if gone:  # before wandb 0.20, some were in a temporary folder
+        logger.warning(
+            "files of an artifact are gone from where W&B had them, and left out: %s", ", ".join(sorted(gone))
+        )
+    return there
 
 
 # -- from the server ---------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ from runcast.reporter import (
 )
 from runcast.reporters._record_log import BLOCK
 from runcast.reporters._versions import requirement
+from runcast.reporters._wandb_items import nested
 from runcast.reporters._wandb_process import FLUSH_INTERVAL, FLUSH_SETTING, environment, imported, settings, unhooked
 from runcast.reporters._wandb_rows import together
 from runcast.reporters._wandb_store import (
@@ -58,7 +59,6 @@ from runcast.reporters._wandb_store import (
     Log,
     fold_of,
     holders,
-    nested,
     own_key,
     owner_of,
     packed,
