@@ -17,6 +17,9 @@ import runcast
 from runcast import registry
 from runcast.courier import courier_alive
 from runcast.delivery import TrackerState, load_state, save_state
+from runcast.events import Metrics, RunStarted, Writer
+from runcast.journal import FILE_NAME, Journal
+from runcast.process import QUIET
 from runcast.testing.contract import PATIENCE
 
 TRACKERS = '''
@@ -313,6 +316,25 @@ def test_run_that_has_just_begun_is_left_to_its_own_courier(sync, site, hall, ru
         code, out, err = sync(runs, "--timeout", "2", "--json")
         assert (code, err) == (1, "")  # a courier that was started would have ended as failed, or be said to go on
         assert [row["state"] for row in json.loads(out)[0]["deliveries"]] == ["pending"]
+
+
+@pytest.mark.parametrize("left", ["starting", "delivering"])
+def test_run_that_was_left_on_another_machine_comes_to_its_end(sync, site, hall, runs, left):
+    """Its node has gone, courier and all: once it has been quiet for long it is delivered as crashed, and nothing stays."""
+    run_dir = runs / "lost"
+    run_dir.mkdir(parents=True)
+    journal = Journal(run_dir / FILE_NAME)
+    writer = Writer(pid=os.getpid(), started=1.0, host="node17", boot="b" * 36, namespace=1)
+    journal.append(RunStarted(time=1.0, run_id="lost", project="p", name="n", writer=writer))
+    journal.append(Metrics(time=2.0, step=1, values={"loss": 0.5}))
+    save_state(run_dir, TrackerState("ledger", options={"hall": str(hall)}, state=left, writer=writer))
+    past = time.time() - 2 * QUIET
+    os.utime(journal.path, (past, past))
+    code, _, err = sync(runs)
+    assert code == 0, err
+    until(lambda: not courier_alive(run_dir, "ledger"))
+    assert stored(hall, run_dir) == [["loss", 0.5, 1], ["status", "crashed"]]
+    assert load_state(run_dir, "ledger").state == "complete"
 
 
 def test_interruption_leaves_couriers_at_work(start, sync, pending_run, hall, runs):

@@ -26,8 +26,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
-import psutil
-
 from runcast import events
 from runcast.arrived import Arrived
 from runcast.delivery import (
@@ -41,8 +39,9 @@ from runcast.delivery import (
     tracker_folder,
 )
 from runcast.errors import RuncastError, SessionLostError
-from runcast.events import Event, Writer
+from runcast.events import Event
 from runcast.journal import FILE_NAME, Damage, Entry, Journal
+from runcast.process import is_written
 from runcast.redact import MASK, masked, redact, secrets_in, secrets_of_environment
 from runcast.reporter import PROJECTIONS, NativeRun, Reporter, RunInfo, denied, transient
 from runcast.superseded import POINTS, Superseded
@@ -84,20 +83,6 @@ class _Unwatched:
 
     def end(self) -> None:
         """Nobody looks."""
-
-
-def writer_alive(writer: Writer) -> bool:
-    """Whether the process that wrote the journal still runs (on another machine nobody can tell: then yes)."""
-    if writer.host != os.uname().nodename:
-        return True
-    try:
-        process = psutil.Process(writer.pid)
-        # A pid is reused, a pid with a start time is not; a zombie has ended.
-        return bool(abs(process.create_time() - writer.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
 
 
 class _Retry(Exception):
@@ -365,8 +350,8 @@ class Courier:
 
     def _at_the_end(self) -> float | None:
         """Closes the run if it has ended, else waits for more, if anybody is still there to write it."""
-        status = self.state.status
-        if status is None and self.state.writer is not None and not writer_alive(self.state.writer):
+        status, writer = self.state.status, self.state.writer
+        if status is None and writer is not None and not is_written(self.journal.path, writer):
             if next(self.journal.read(self.state.offset), None) is not None:
                 return 0.0  # its last events came between our read and its end
             status = "crashed"

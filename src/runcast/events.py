@@ -48,11 +48,15 @@ class Writer(msgspec.Struct, frozen=True):
         pid: Its process id.
         started: When that process started, Unix seconds; tells a reused pid from the writer.
         host: The name of its machine.
+        boot: Which boot of that machine it ran in: the kernel's boot id. None: not known, as on macOS.
+        namespace: Whose process ids these are: the inode of its pid namespace. None: as above.
     """
 
     pid: _Natural
     started: float
     host: str
+    boot: str | None = None
+    namespace: int | None = None
 
 
 class StoredFile(msgspec.Struct, frozen=True):

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runcast import events
-from runcast.courier import writer_alive
 from runcast.errors import RunFolderError
 from runcast.events import RunStarted, RunStatus, Writer
 from runcast.journal import FILE_NAME, Damage, Journal
+from runcast.process import is_written
 from runcast.record import RecordBuilder, RunRecord
 
 logger = logging.getLogger("runcast")
@@ -26,7 +26,7 @@ class Outline(NamedTuple):
     Attributes:
         start: Its first event.
         writer: Who wrote it last.
-        status: ``crashed`` if it has no end and its writer is gone.
+        status: ``crashed`` if it has no end and is not written any more.
         last_step: The highest step of its metrics; -1 if there are none.
     """
 
@@ -55,7 +55,7 @@ def outline(folder: Path) -> Outline:
                 writer, status = entry.event.writer, "running"
             case events.RunFinished():
                 status = entry.event.status
-    if status == "running" and not writer_alive(writer):
+    if status == "running" and not is_written(journal.path, writer):
         status = "crashed"
     return Outline(start, writer, status, last_step)
 
@@ -80,7 +80,7 @@ def read_run(run_dir: str | os.PathLike[str]) -> RunRecord:
         builder.add(entry.event)
         if isinstance(entry.event, events.RunResumed):
             writer = entry.event.writer
-    if builder.record.status == "running" and not writer_alive(writer):
+    if builder.record.status == "running" and not is_written(journal.path, writer):
         builder.record.status = "crashed"
     if damage:
         first = damage[0]

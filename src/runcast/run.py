@@ -26,7 +26,7 @@ from runcast.folder import create_folder, find_run, new_run_id, outline
 from runcast.hosts import MODES, Host, Mode, host_for
 from runcast.journal import FILE_NAME, Journal
 from runcast.probe import Measuring, Probes, default_probes, resolve_probes
-from runcast.process import ExitWatch, exit_status, status_of, this_writer, world_rank
+from runcast.process import ExitWatch, exit_status, status_of, this_writer, world_rank, writer_alive
 from runcast.redact import redact, redact_argument, redact_row, redact_text
 from runcast.registry import ReportTo, check_reporter, default_report_to, is_named, resolve_report_to, wishes
 from runcast.reporter import Reporter
@@ -647,9 +647,14 @@ def _resumed(parent: Path, resume: str | os.PathLike[str], step: int | None) -> 
     folder = find_run(resume, parent)
     found = outline(folder)
     if found.status == "running":
-        raise RunFolderError(
-            f"run {found.start.run_id} is being written by process {found.writer.pid} on {found.writer.host}: "
-            "finish it first"
+        where = f"process {found.writer.pid} on {found.writer.host}"
+        if writer_alive(found.writer):
+            raise RunFolderError(f"run {found.start.run_id} is being written by {where}: finish it first")
+        logger.warning(
+            "run %s was last written by %s, and nobody here can see whether that still runs; the run goes on here. "
+            "If it goes on there as well, it gets the points of both",
+            found.start.run_id,
+            where,
         )
     run = Run(folder, found.start.run_id, found.start.project, found.start.name)
     run._step = found.last_step if step is None else min(found.last_step, _integer(step))

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 
 from runcast import events
-from runcast.courier import writer_alive
 from runcast.delivery import Delivery
 from runcast.journal import FILE_NAME, Journal
+from runcast.process import is_written
 
 
 class RunSummary(msgspec.Struct):
@@ -108,7 +108,7 @@ def summarize(run_dir: Path) -> RunSummary:
                 writer, run.status, run.finished = entry.event.writer, "running", None
             case events.RunFinished(status=status, time=time):
                 run.status, run.finished = status, time
-    if run.status == "running" and not writer_alive(writer):
+    if run.status == "running" and not is_written(journal.path, writer):
         run.status = "crashed"
     run.deliveries = how_far(run_dir)
     return run

@@ -23,9 +23,9 @@ from typing import IO, Any
 
 import msgspec
 
-from runcast.courier import writer_alive
 from runcast.errors import RunFolderError
 from runcast.events import Writer
+from runcast.process import is_written, writer_alive
 from runcast.record import inside
 from runcast.reporters._comet_record import Asset, Stored, together
 from runcast.trust import own_folder, private, regular
@@ -115,7 +115,7 @@ class Place:
             return self.session(str(archive), str(self.live / live))
         if session.ended or not _left_behind(session, run_id):
             return session
-        if writer_alive(session.process):
+        if is_written(Path(session.live) / _MESSAGES, session.process):
             raise ConnectionError(f"process {session.process.pid} still has the Comet experiment open that it opened")
         # Its process died, and so it will never be an archive: one of a copy of what is left has the user's data too.
         _write_archive(self.archives / name, Path(session.live), self._about(live))
@@ -125,7 +125,7 @@ class Place:
     def removable(self, session: Session) -> bool:
         """Whether nobody will ever see it, once it is cleared away."""
         if session.process is not None:
-            return not session.ended and not writer_alive(session.process)
+            return not session.ended and writer_alive(session.process) is False
         return session.in_run_folder or not session.ended or self._archive(session).exists()
 
     def clear(self, key: str, run_id: str, *, derived: bool, keep: Collection[Session] = ()) -> None:
