@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import http.client
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -17,7 +25,7 @@ from runcast.courier import Courier, courier_alive
 from runcast.delivery import deliveries, load_state, log_path, state_path
 from runcast.journal import FILE_NAME, Journal
 from runcast.process import this_writer
-from runcast.reporter import NativeRun, Reporter, transient
+from runcast.reporter import NativeRun, Reporter, denied, transient
 
 
 class Scripted(Reporter):
@@ -331,17 +339,72 @@ class HttpError(Exception):
         self.response = Response(*arguments, **headers)
 
 
+class ClientResponseError(Exception):
+    """As aiohttp has it."""
+
+    def __init__(self, status, headers):
+        super().__init__(status)
+        self.status, self.headers = status, headers
+
+
 @pytest.mark.parametrize(
     ("error", "verdict"),
     [
         (ConnectionResetError("x"), True), (TimeoutError("x"), True), (HttpError(503), True), (HttpError(401), False), (HttpError(404), False),
         (HttpError(429, Retry_After="7"), 7.0), (HttpError(429), True), (ValueError("x"), False), (OSError(28, "disk full"), True), (OSError(13, "not allowed"), False),
         (type("ConnectTimeout", (OSError,), {})("requests has its own"), True),
+        (socket.gaierror(-3, "Temporary failure in name resolution"), True), (OSError(errno.ENETUNREACH, "x"), True), (OSError(errno.EHOSTUNREACH, "x"), True),
+        (URLError(socket.gaierror(-2, "Name or service not known")), True), (URLError("unknown url type"), False), (URLError(ssl.SSLCertVerificationError("x")), False),
+        (http.client.IncompleteRead(b""), True), (http.client.RemoteDisconnected(), True), (ssl.SSLEOFError(8, "EOF occurred"), True),
+        (HTTPError("http://x", 503, "busy", {"Retry-After": "3"}, None), 3.0), (HTTPError("http://x", 502, "bad", {}, None), True), (HTTPError("http://x", 404, "no", {}, None), False),
+        (ClientResponseError(429, {"Retry-After": "5"}), 5.0), (SystemExit(503), False),
     ],
 )  # fmt: skip
 def test_default_verdict_on_errors(error, verdict):
-    """Connections, time-outs, a full disk, 408, 429 and 5xx are worth another try; refusals are not."""
+    """Connections, names, time-outs, a full disk, 408, 429 and 5xx are worth another try; refusals are not."""
     assert transient(error) == verdict
+
+
+@pytest.mark.parametrize(
+    "error", [HttpError(401), HTTPError("http://x", 403, "no", {}, None), ClientResponseError(407, {})]
+)
+def test_tracker_that_takes_nothing_from_us(error):
+    """HTTP 401, 403 and 407 are about us, not about an event."""
+    assert denied(error)
+    assert not denied(ValueError("x"))
+
+
+def test_server_that_is_busy_for_a_while_gets_everything(run_dir):
+    """Its 503 costs a wait, and no event is set aside: also for a reporter that uses nothing but urllib."""
+    answers, got = [200, 503, 503], []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self):
+            step = self.rfile.read(int(self.headers["Content-Length"]))
+            status = answers.pop(0) if answers else 200
+            if status == 200:
+                got.append(int(step))
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            """Nobody reads it."""
+
+    class Web(Reporter):
+        name = "web"
+
+        def log_metrics(self, metrics, step, time):
+            urlopen(Request(url, str(step).encode(), method="POST")).close()
+
+    finish(run_dir)
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        deliver(run_dir, Web())
+        server.shutdown()
+    assert got == [0, 1, 2]
+    state = load_state(run_dir, "web")
+    assert (state.state, state.refused) == ("complete", 0)
 
 
 def test_cause_of_an_error_counts():

@@ -14,7 +14,7 @@ import errno
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -290,7 +290,8 @@ class Reporter:
     def is_transient(self, error: Exception) -> bool | float:
         """Whether to try again (True, or after so many seconds) or to set the event aside.
 
-        The default: connections that fail, time-outs, a full disk, and the HTTP answers 408, 429 and 5xx, of any client library.
+        The default: connections that fail, names that aren't resolved, time-outs, a full disk, and the HTTP answers 408, 429
+        and 5xx; of the standard library, requests, httpx, aiohttp, and who names them alike.
         """
         return transient(error)
 
@@ -319,41 +320,64 @@ def online(availability: Availability) -> Availability:
 
 _TRANSIENT_NAMES = frozenset(
     {"ConnectionError", "ConnectTimeout", "Timeout", "NetworkError", "TransportError", "ProtocolError", "TimeoutError"}
+    | {"gaierror", "IncompleteRead", "BadStatusLine", "SSLEOFError", "SSLZeroReturnError", "ClientConnectionError"}
+)
+"""By name, as not every library is installed, or imported."""
+_TRANSIENT_ERRNOS = frozenset(
+    {errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
+    | {errno.ENOSPC, errno.EDQUOT}  # somebody may make room
 )
 
 
 def transient(error: BaseException) -> bool | float:
     """The default verdict of `Reporter.is_transient`, also on the error's causes."""
-    seen: BaseException | None = error
-    while seen is not None:
-        response = getattr(seen, "response", None)
-        status = getattr(response, "status_code", None)
-        if isinstance(status, int):
+    for seen in _with_causes(error):
+        status, headers = _http_answer(seen)
+        if status is not None:
             if status not in (408, 429) and status < 500:
                 return False
-            after = str(getattr(response, "headers", {}).get("Retry-After", ""))
+            after = str(headers.get("Retry-After", ""))
             return float(after) if after.isdigit() else True
         if isinstance(seen, ConnectionError | TimeoutError | BlockingIOError):
             return True
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True  # somebody may make room
+        if isinstance(seen, OSError) and seen.errno in _TRANSIENT_ERRNOS:
+            return True
         if any(cls.__name__ in _TRANSIENT_NAMES for cls in type(seen).__mro__):
             return True
-        seen = seen.__cause__ or seen.__context__
     return False
 
 
 def denied(error: BaseException) -> bool:
-    """Whether the tracker takes nothing from us: HTTP 401, 403 or 407, of any client library, also as a cause."""
-    seen: BaseException | None = error
-    while seen is not None:
-        status = getattr(getattr(seen, "response", None), "status_code", None)
+    """Whether the tracker takes nothing from us: HTTP 401, 403 or 407, also as a cause."""
+    for seen in _with_causes(error):
+        status, _ = _http_answer(seen)
         if status is None and callable(of_error := getattr(seen, "get_http_status_code", None)):
             status = of_error()
         if status in (401, 403, 407):
             return True
-        seen = seen.__cause__ or seen.__context__
     return False
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, the latest first."""
+    seen: BaseException | None = error
+    known: set[int] = set()
+    while seen is not None and id(seen) not in known:
+        known.add(id(seen))
+        yield seen
+        reason = getattr(seen, "reason", None)  # as urllib's URLError has it
+        seen = seen.__cause__ or seen.__context__ or (reason if isinstance(reason, BaseException) else None)
+
+
+def _http_answer(error: BaseException) -> tuple[int | None, Mapping[str, str]]:
+    """Status and headers of the HTTP answer that the error stands for, if it does."""
+    response = getattr(error, "response", None)  # requests, httpx
+    status = getattr(response, "status_code", None)
+    headers = getattr(response, "headers", None)
+    if status is None and hasattr(error, "headers"):  # the error is the answer; else its code may be anything
+        headers = error.headers
+        status = getattr(error, "code", None) or getattr(error, "status", None)  # urllib, aiohttp
+    return status if isinstance(status, int) else None, headers or {}
 
 
 def _config(reporter: Reporter, event: events.ConfigUpdated, run_dir: Path) -> None:
