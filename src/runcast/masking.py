@@ -3,11 +3,12 @@
     courier, SDK, their children ──1, 2──► pipe ──► this process ──► trackers/<name>.log
 
 A process, because whatever is in the courier's own may hang, die or be ended, and what it has printed must be in the log
-all the same. It ends when the last of those who can write into the pipe has.
+all the same, as far as the disk has room. It ends when the last of those who can write into the pipe has.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Sequence
@@ -49,5 +50,6 @@ def _mask(reading: int, secrets: Sequence[str]) -> None:
 def _write(content: bytes, secrets: Sequence[str]) -> None:
     text = masked(content.decode(errors="surrogateescape"), secrets)
     content = text.encode(errors="surrogateescape")
-    while content:
-        content = content[os.write(1, content) :]
+    with contextlib.suppress(OSError):  # a full disk: what doesn't fit is lost, but no print may fail because of us
+        while content:
+            content = content[os.write(1, content) :]
