@@ -137,6 +137,8 @@ class Courier:
         self._careful = BATCH if careful else 0  # how many events yet
         self._lock = lock
         self._lock_is_ours = lock is None
+        if lock is not None:
+            _kept.add(lock)
         self._damage: list[Damage] = []
         self._superseded = Superseded()
         self._arrived: Arrived | None = None
@@ -537,6 +539,7 @@ class Courier:
             self._lock = take_lock(self.run_dir, self.state.name)
             if self._lock is None:
                 return False
+            _kept.add(self._lock)
             # Another courier may have been at it since this one was made.
             self.state = load_state(self.run_dir, self.reporter.name) or self.state
         return True
@@ -548,8 +551,23 @@ class Courier:
 
     def _unlock(self) -> None:
         if self._lock is not None and self._lock_is_ours:
+            _kept.discard(self._lock)
             release_lock(self._lock)
             self._lock = None
+
+
+_kept: set[int] = set()
+"""The locks of this process's couriers."""
+
+
+def _leave_locks() -> None:
+    """Closes them in a forked child, an SDK's helper say, which would keep them locked when the courier has died."""
+    for descriptor in _kept:
+        os.close(descriptor)
+    _kept.clear()
+
+
+os.register_at_fork(after_in_child=_leave_locks)
 
 
 def take_lock(run_dir: Path, name: str) -> int | None:
@@ -588,11 +606,10 @@ def courier_alive(run_dir: Path, name: str) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
         os.close(descriptor)
+        return True
+    release_lock(descriptor)
+    return False
 
 
 def _groups(batch: list[Entry], *, together: bool) -> Iterator[list[Entry]]:

@@ -12,15 +12,19 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 import runcast
 from runcast import supervisor
-from runcast.courier import release_lock, take_lock
+from runcast.courier import courier_alive, release_lock, take_lock
 from runcast.delivery import deliveries, load_state
 from runcast.errors import SessionLostError
+from runcast.events import Metrics
+from runcast.journal import FILE_NAME, Journal
 from runcast.sync import deliver
 from runcast.testing.contract import PATIENCE, wait_until_through
+from runcast.testing.couriers import wait_delivered
 from runcast.testing.faults import Fault, inject, strikes
 from runcast.testing.lines import LinesReporter, lines_of
 from runcast.verify import verify
@@ -133,6 +137,70 @@ def test_events_that_end_their_courier_are_set_aside_alone(tmp_path):
         (path,) = Path(run_dir).glob("lines/*.jsonl")
         steps = [line["step"] for line in lines_of(path) if line["kind"] == "metrics"]
         assert steps == [step for step in range(first + 20) if step not in (7, 12, 13)]
+
+
+FORKING = """
+import os, time, runcast
+from runcast.testing.lines import LinesReporter
+
+@runcast.register_reporter
+class Forking(LinesReporter):
+    name = "forking"
+
+    def open(self, run, attach):
+        if os.fork() == 0:
+            place = run.dir / "helper"
+            place.write_text(str(os.getpid()))
+            while place.exists(): time.sleep(0.05)
+            os._exit(0)
+        return super().open(run, attach)
+"""
+
+
+@pytest.mark.parametrize("delivery", ["process", "thread"])
+def test_helper_of_an_sdk_keeps_no_later_courier_away(tmp_path, delivery):
+    """When all else of a run was killed, a process that its SDK had forked lives on, and what is left is delivered."""
+
+    class Again(LinesReporter):
+        name = "forking"
+
+    (tmp_path / "forking.py").write_text(FORKING)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import forking, runcast\n"
+        "run = runcast.start_run('forking', delivery=sys.argv[1])\n"
+        "run.log({'loss': 0.5}, step=0)\n"
+        "print(run.dir, flush=True)\n"
+        "input()\n"
+    )
+    environment = {**os.environ, "RUNCAST_DIR": str(tmp_path / "runs")}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, delivery, str(tmp_path)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as training:
+        run_dir = Path(training.stdout.readline().strip())
+        wait_delivered(run_dir, "forking")
+        helper = psutil.Process(int((run_dir / "helper").read_text()))
+        ours = psutil.Process(training.pid)
+        for process in (ours, *ours.children(recursive=True)):
+            if process != helper:
+                process.kill()
+    Journal(run_dir / FILE_NAME).append(
+        Metrics(time=0.0, step=1, values={"loss": 0.25})
+    )  # it was still to be delivered
+    deadline = time.monotonic() + PATIENCE
+    while courier_alive(run_dir, "forking") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    deliver(run_dir, [Again()], PATIENCE)
+    assert helper.is_running()
+    (run_dir / "helper").unlink()
+    state = load_state(run_dir, "forking")
+    assert (state.state, state.status) == ("complete", "crashed")
+    (path,) = run_dir.glob("lines/*.jsonl")
+    assert [line["step"] for line in lines_of(path) if line["kind"] == "metrics"] == [0, 1]
 
 
 def test_denied_tracker_keeps_everything_deliverable(tmp_path):
