@@ -38,6 +38,7 @@ SECRET = "correct-horse"
         "dbpassword", "AWS_SECRET_ACCESS_KEY", "AWSSecretKey", "client_secret", "Authorization", "push_to_hub_token", "token",
         "X-Auth", "private-key", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "CLEARML_API_SECRET_KEY", "COMET_API_KEY",
         "api_key_2", "password1", "AccountKey", "MYSQL_PWD", "smtp_pass", "sessionCookie", "SENTRY_DSN", "credentials",
+        "wandb_key", "WANDB_KEY", "kaggle_key", "hf_key", "openai_key", "OpenAIKey", "github_pat", "GH_PAT", "my.azure-key",
     ],
 )  # fmt: skip
 def test_secret_keys_are_hidden(key):
@@ -55,6 +56,9 @@ def test_secret_keys_are_hidden(key):
         ("num_experts_per_token", 8), ("samples_per_token", 1280), ("label2id", {"B-secret": 29, "B-password": 30}),
         ("eos_token", {"content": "</s>", "lstrip": False}), ("token", ""), ("secrets", []), ("credentials", {}),
         ("bypass", "yes"), ("metric_key_prefix", "eval"), ("label_names", ["token", "label"]), ("monkey", "x"),
+        ("key", "x"), ("primary_key", "id"), ("keypoints", "nose"), ("pat", "*.py"), ("file_pat", "*.py"), ("s3_key", "a/b.bin"),
+        ("cache_key", "0123abcd"), ("multi_modal_key", "image"), ("wandb", "x"), ("hf_keys_to_ignore", "x"), ("github_path", "x"),
+        ("openai_key", None), ("columns", [["key", "x"], ["sort_key", "y"]]),
     ],
 )  # fmt: skip
 def test_settings_that_only_sound_like_secrets_stay(key, value):
@@ -86,6 +90,24 @@ def test_names_and_values_apart_are_seen_together():
     assert redact_row(["name", "value"], ["WANDB_API_KEY", SECRET]) == ["WANDB_API_KEY", MASK]
     assert redact_row(["epoch", "password"], [3, SECRET]) == [3, MASK]
     assert redact_row(["name", "value"], ["loss", 0.5]) == ["loss", 0.5]
+    assert redact_row(["key", "val"], ["api_key", SECRET]) == ["api_key", MASK]
+    assert redact_row(["Parameter", "Value"], ["hub_token", SECRET]) == ["hub_token", MASK]
+    assert redact_row(["parameter", "value"], ["sort_key", "date"]) == ["sort_key", "date"]
+    assert redact([{"variable": "HF_TOKEN", "val": SECRET}]) == [{"variable": "HF_TOKEN", "val": MASK}]
+
+
+def test_pairs_are_names_and_values():
+    """Headers, as HTTP clients take them, and what `dict.items` gives."""
+    headers = [("Authorization", f"Basic {SECRET}"), ("X-Api-Key", SECRET), ("Accept", "text/html")]
+    assert redact(plain({"headers": headers})) == {
+        "headers": [["Authorization", MASK], ["X-Api-Key", MASK], ["Accept", "text/html"]]
+    }
+    assert redact([["hub_token", [SECRET]], ["lr", 0.1], ["pad_token", "[PAD]"], ["args", ["--token", SECRET]]]) == [
+        ["hub_token", [MASK]],
+        ["lr", 0.1],
+        ["pad_token", "[PAD]"],
+        ["args", ["--token", MASK]],
+    ]
 
 
 def test_mask_tells_nothing_of_the_length():
@@ -135,6 +157,12 @@ def test_values_shaped_like_tokens_are_hidden_anywhere(token):
         ("https://h/o?X-Amz-Signature=ab12&X-Amz-Date=2026", f"https://h/o?X-Amz-Signature={MASK}&X-Amz-Date=2026"),
         ("https://h/o?X-Amz-Security-Token=ab%2F12&n=1", f"https://h/o?X-Amz-Security-Token={MASK}&n=1"),
         ("https://h/b?sv=2024-01-01&sig=ab%3D&se=2027", f"https://h/b?sv=2024-01-01&sig={MASK}&se=2027"),
+        ("https://hooks.slack.com/services/T0/B0/abc123", f"https://hooks.slack.com/services/{MASK}"),
+        ("https://hooks.slack.com/workflows/T0/A0/1/abc123", f"https://hooks.slack.com/workflows/{MASK}"),
+        ("https://discord.com/api/webhooks/1234567890/aB-c_1 x", f"https://discord.com/api/webhooks/{MASK} x"),
+        ("https://ptb.discordapp.com/api/v10/webhooks/1234567890/aB-c_1", f"https://ptb.discordapp.com/api/v10/webhooks/{MASK}"),
+        ("https://x.webhook.office.com/webhookb2/g/IncomingWebhook/ab12/c-d", f"https://x.webhook.office.com/webhookb2/g/IncomingWebhook/{MASK}"),
+        ("https://h/docs/webhooks/v2/create", "https://h/docs/webhooks/v2/create"),
         ("https://h/?page_token_id=3&max_tokens=5&sigma=1", "https://h/?page_token_id=3&max_tokens=5&sigma=1"),
     ],
 )  # fmt: skip
@@ -157,6 +185,10 @@ def test_argument_lists_are_covered():
         MASK,
         f"trainer.hub_token={MASK}",
     ]
+    assert redact(["--wandb-key", SECRET]) == ["--wandb-key", MASK]
+    assert redact(["/usr/bin/curl", "-u", f"bob:{SECRET}", "h"]) == ["/usr/bin/curl", "-u", MASK, "h"]
+    assert redact(["docker", "run", "-u", "bob:staff"]) == ["docker", "run", "-u", "bob:staff"]
+    assert redact(redact([f"--hub-token {SECRET}", "--lr 1", "x"])) == [f"--hub-token {MASK}", "--lr 1", "x"]
     assert redact(["--use-auth-token", "--lr", "1", "--token", "-v"]) == [
         "--use-auth-token",
         "--lr",
@@ -186,6 +218,11 @@ def test_argument_lists_are_covered():
         (f"password='{SECRET} cut off", f"password={MASK}"),
         (f"os.environ['WANDB_API_KEY'] = '{SECRET}'", f"os.environ['WANDB_API_KEY'] = {MASK}"),
         (f"curl -H 'Authorization: Token {SECRET}' h", f"curl -H 'Authorization: {MASK}' h"),
+        (f"curl -s -u bob:{SECRET} https://h", f"curl -s -u {MASK} https://h"),
+        (f"curl --user 'bob:{SECRET} x' h", f"curl --user {MASK} h"),
+        ("curl -u bob h; docker run -v a:b", "curl -u bob h; docker run -v a:b"),
+        ("docker run -u bob:staff; python -u x:y", "docker run -u bob:staff; python -u x:y"),
+        (f"train.py --wandb-key {SECRET} --sort-key date", f"train.py --wandb-key {MASK} --sort-key date"),
         (f"Authorization: Basic {SECRET}", f"Authorization: {MASK}"),
         (f"AccountName=a;AccountKey={SECRET}==;Suffix=b", f"AccountName=a;AccountKey={MASK};Suffix=b"),
         ("--token --lr 1, eos_token='</s>', pad_token: [PAD]", "--token --lr 1, eos_token='</s>', pad_token: [PAD]"),
@@ -200,7 +237,7 @@ def test_assignments_in_texts_are_covered(text, clean):
 
 @pytest.mark.parametrize(
     "text",
-    ["a.b-" * 250_000, "a:" * 500_000, "-eyJaaaaaaaaaaaa" * 60_000, "x://a:b/" * 120_000, "a=b&" * 250_000, "'a\\\"" * 200_000],
+    ["a.b-" * 250_000, "a:" * 500_000, "-eyJaaaaaaaaaaaa" * 60_000, "x://a:b/" * 120_000, "a=b&" * 250_000, "-u a " * 250_000, "curl -u a " * 100_000, "'a\\\"" * 200_000],
 )  # fmt: skip
 def test_a_megabyte_of_anything_is_searched_once(text):
     """A long text without secrets comes back as it is; nothing in it makes the search start over and over."""
@@ -316,6 +353,7 @@ def test_value_of_a_secret_key_never_survives_in_a_text(secret, key):
 
 _PIECES = st.sampled_from(
     ["password", "token", "api_key", "--hub-token", "sig", "key", "=", ":", "=>", " ", "'", '"', "\\", '\\"', "://", "@", "/"]
+    + ["curl ", " -u ", "/webhooks/", "123456/", "wandb_key", "val"]
     + ["?", "&", "#", "a", "7", "hf_", "x" * 20, "eyJ", ".", "-", "Bearer ", "Basic ", MASK, "\n", "[", "]", "(", ",", ";", "80"]
 )  # fmt: skip
 _TEXTS = st.lists(_PIECES, max_size=14).map("".join)

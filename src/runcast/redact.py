@@ -37,6 +37,13 @@ _TEXTS = (
     *("ssh_key", "deploy_key", "hmac_key", "session_key"),
     *("auth", "oauth", "bearer", "jwt", "cookie", "cookies", "dsn", "pass", "passcode", "pwd"),
 )
+# Those that people call just ``<service>_key``, where `sort_key` and `primary_key` are none; and personal access tokens.
+_SERVICE_KEY = re.compile(
+    r"(?:^|_)(?:anthropic|aws|azure|claude|clearml|cohere|comet|dagshub|databricks|datadog|deepseek|discord|elevenlabs|"
+    r"fireworks|gcp|gemini|gh|github|gitlab|google|groq|hf|hugging_?face|jina|kaggle|langfuse|langsmith|mistral|mlflow|"
+    r"neptune|ngc|nvidia|open_?ai|open_?router|perplexity|pinecone|qdrant|replicate|roboflow|runpod|sendgrid|serpapi|"
+    r"serper|slack|stripe|swanlab|tavily|telegram|twilio|voyage|wandb|weaviate|xai)_(?:key|pat)$"
+)
 # A special token of a tokenizer ends in "token" and is a text, yet is no secret.
 _SPECIAL_TOKEN = re.compile(
     r"(?:^|_)(?:bos|eos|pad|unk|sep|cls|mask|sot|eot|boi|eoi|image|audio|video|vision|start|end|begin|special|prefix|"
@@ -56,7 +63,7 @@ def _hides(key: str) -> _Hides | None:
         return "all"
     if _SPECIAL_TOKEN.search(name):
         return None
-    return "texts" if f"_{name}".endswith(_UNDERLINED) else None
+    return "texts" if f"_{name}".endswith(_UNDERLINED) or _SERVICE_KEY.search(name) else None
 
 
 _UNDERLINED = tuple(f"_{word}" for word in _TEXTS)
@@ -108,7 +115,9 @@ _SHAPES = re.compile(
       | eyJhcGlf[A-Za-z0-9+/=_-]{20,}               # Neptune: JSON that begins with "api_
     )
     | (?<=Bearer\ )[A-Za-z0-9._~+/=-]{8,} | (?<=bearer\ )(?=[A-Za-z._~+/=-]*\d)[A-Za-z0-9._~+/=-]{8,}
-    | (?<=hooks\.slack\.com/services/)[A-Za-z0-9/]+
+    | (?:(?<=hooks\.slack\.com/services/)|(?<=hooks\.slack\.com/workflows/)|(?<=hooks\.slack\.com/triggers/))[A-Za-z0-9/]+
+    | (?<=/webhooks/)\d{6,}/[A-Za-z0-9_-]+          # Discord
+    | (?<=/IncomingWebhook/)[A-Za-z0-9/_-]+         # Teams
     | -----BEGIN\ [A-Z\ ]*PRIVATE\ KEY-----[\s\S]*?(?:-----END\ [A-Z\ ]*PRIVATE\ KEY-----|\Z)
     """,
     re.VERBOSE,
@@ -146,10 +155,18 @@ _VALUE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_FLAG = re.compile(r"-[\w.+-]+")
 _OPTION = re.compile(r"--|-\w$")
+_LOGIN = re.compile(
+    r"-u|-U|--user|--proxy-user"
+)  # of curl, that takes user:password; docker's -u, say, takes user:group
+_USER_AND_PASSWORD = re.compile(r"[\"']?[^\s:]+:(?![\"']?$).+", re.DOTALL)
+_COMMAND = 1000
+"""Characters before an option, in which its command is looked for."""
 _LITERAL = re.compile(
     r"(?:none|null|true|false|-?\d{1,3}|(?P<count>-?\d{4,5}|-?\d+\.\d*)|\[|\(|\{)[\])},.]*", re.IGNORECASE
 )
+_NAMES = ("name", "key", "parameter", "param", "variable", "setting", "option", "argument", "header", "field")
 _WHOLE = re.compile(r"(?P<head>(?P<key>-{0,2}[\w.+-]+)=>?)(?P<value>.+)", re.DOTALL)
 
 
@@ -188,10 +205,15 @@ class _Eraser:
         parts, position = [], 0
         for head in _KEY.finditer(text):
             key = head["flag"] or head["key"]
-            if head.start() < position or not _hides(key):
+            if head.start() < position:
+                continue
+            login = _LOGIN.fullmatch(key) and "curl" in text[max(0, head.start() - _COMMAND) : head.start()]
+            if not (login or _hides(key)):
                 continue
             value = _VALUE.match(text, head.end())
-            if value is None or (head["flag"] and _OPTION.match(value[0])) or not _is_secret_word(key, value[0]):
+            if value is None or (head["flag"] and _OPTION.match(value[0])):
+                continue
+            if not (_USER_AND_PASSWORD.fullmatch(value[0]) if login else _is_secret_word(key, value[0])):
                 continue
             parts += [text[position : head.end()], self.hide(value[0])]
             position = value.end()
@@ -210,28 +232,37 @@ class _Eraser:
 
     def _mapping(self, value: Mapping[str, Any], key: str) -> dict[str, Any]:
         under = key if _hides(key) else ""  # ``auth: {user: x, value: y}``
-        named = value.get("name", value.get("key"))
-        secret_name = named if isinstance(named, str) and _hides(named) else None  # {"name": "API_KEY", "value": "x"}
+        secret_name = _secret_name(value, value.values())  # {"name": "API_KEY", "value": "x"}
         clean = {}
         for name, item in value.items():
-            its_key = name if _hides(name) else secret_name if secret_name and name == "value" else under or name
+            its_key = name if _hides(name) else secret_name if secret_name and _is_value(name) else under or name
             clean[self.text(name)] = self.value(item, its_key)
         return clean
 
+    def _pair(self, pair: list[Any], key: str) -> list[Any]:
+        """One of a list of pairs, as headers are given."""
+        name, item = pair
+        return [self.value(name, key), self.value(item, name)] if _hides(name) else self._list(pair, key)
+
     def _list(self, values: Sequence[Any], key: str) -> list[Any]:
         """A list; in an argument list what follows ``--hub-token`` is its value."""
+        if all(isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) for item in values):
+            return [self._pair(item, key) for item in values]
+        curl = any(isinstance(item, str) and item.endswith("curl") for item in values)
         clean: list[Any] = []
         flag = ""
         for item in values:
             if isinstance(item, str):
                 whole = _WHOLE.fullmatch(item)
                 if flag and not _OPTION.match(item):
-                    clean.append(self.value(item, flag))
+                    login = not _hides(flag) and _USER_AND_PASSWORD.fullmatch(item)
+                    clean.append(self.hide(item) if login else self.value(item, flag))
                 elif whole and _is_secret_word(whole["key"], whole["value"]):
                     clean.append(whole["head"] + self.hide(whole["value"]))
                 else:
                     clean.append(self.value(item, key))
-                flag = item if item.startswith("-") and _hides(item) and not whole else ""
+                takes_secret = _hides(item) or (curl and _LOGIN.fullmatch(item))
+                flag = item if takes_secret and _FLAG.fullmatch(item) else ""
             else:
                 clean.append(self.value(item, flag or key))
                 flag = ""
@@ -260,9 +291,19 @@ def redact(value: Any, key: str = "") -> Any:
 
 def redact_row(columns: Sequence[str], row: Sequence[Any]) -> list[Any]:
     """A table's row of plain cells without its secrets; a column's name is the key of its cells."""
-    named = next((cell for name, cell in zip(columns, row, strict=True) if name in ("name", "key")), None)
-    keys = [named if name == "value" and isinstance(named, str) and _hides(named) else name for name in columns]
+    secret_name = _secret_name(columns, row)
+    keys = [secret_name if secret_name and _is_value(name) else name for name in columns]
     return [redact(cell, key) for key, cell in zip(keys, row, strict=True)]
+
+
+def _secret_name(columns: Iterable[str], cells: Iterable[Any]) -> str | None:
+    """Of what has a name and a value in different places, the name, if it is a secret's."""
+    named = next((cell for column, cell in zip(columns, cells, strict=True) if column.strip().lower() in _NAMES), None)
+    return named if isinstance(named, str) and _hides(named) else None
+
+
+def _is_value(column: str) -> bool:
+    return column.strip().lower() in ("value", "val")
 
 
 # -- known secrets -----------------------------------------------------------------------------------------------------
