@@ -58,6 +58,7 @@ def _no_open_runs():
     from runcast import run
 
     run._open_runs.clear()
+    run._watch.unwatch()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -407,6 +408,15 @@ run.log({"x": 1.0}, step=0)
         ("os.kill(os.getpid(), signal.SIGTERM)", "killed"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "crashed"),
         ("os._exit(3)", "crashed"),
+        ("sys.exit()", "completed"),
+        ("sys.exit(1)", "failed"),
+        ("sys.exit('no data')", "failed"),
+        ("import typer\ndef main(): raise typer.Exit(2)\ntyper.run(main)", "failed"),
+        ("signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); os.kill(os.getpid(), signal.SIGTERM)", "killed"),
+        (
+            "import threading; other = threading.Thread(target=sys.exit, args=(1,)); other.start(); other.join()",
+            "completed",
+        ),
     ],
 )
 def test_process_that_ends_without_finish_has_the_right_status(python, end, status):
@@ -426,11 +436,61 @@ def test_sigterm_still_ends_the_process_and_a_users_handler_stays(python):
     assert python("import sys\n" + code + "os.kill(os.getpid(), signal.SIGTERM)").returncode == 7
 
 
-def test_signal_handler_is_given_back():
-    """After the last run SIGTERM is as it was."""
+WORK = """
+import os, sys, runcast
+class Quiet(runcast.Reporter):
+    name = "quiet"
+    def log_metrics(self, metrics, step, time): pass
+def work(end):
+    run = runcast.start_run(Quiet, delivery="thread")
+    print(run.dir, flush=True)
+    exec(end)
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize(
+    ("end", "status", "reason"),
+    [("", "completed", None), ("raise ValueError('boom')", "failed", "ValueError: boom"), ("sys.exit(3)", "failed", "SystemExit: 3")],
+)  # fmt: skip
+def test_child_of_multiprocessing_has_the_right_status(python, tmp_path, method, end, status, reason):
+    """Such a child ends on a path of its own: an open run learns there how."""
+    (tmp_path / "child.py").write_text(WORK)
+    result = python(
+        "import multiprocessing, sys, child\n"
+        "process = multiprocessing.get_context(sys.argv[1]).Process(target=child.work, args=(sys.argv[2],))\n"
+        "process.start(); process.join()",
+        method,
+        end,
+    )
+    *_, last = Journal(Path(result.stdout.splitlines()[0]) / FILE_NAME).read()
+    assert (last.event.status, last.event.reason) == (status, reason), result.stderr
+
+
+def test_what_an_open_run_sets_is_given_back():
+    """After the last run SIGTERM and `sys.exit` are as they were, in a forked child at once."""
+    leave = sys.exit
     with runcast.start_run(Kept(), delivery="inline"):
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if sys.exit is leave and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else 1)
+        assert os.waitpid(child, 0)[1] == 0
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert sys.exit is leave
+
+
+def test_run_that_is_open_beside_it_keeps_what_somebody_else_set(monkeypatch):
+    """Who wrapped `sys.exit` after us keeps it; the next run sees exit codes all the same, and each run gives its own back."""
+    first = runcast.start_run(Kept(), delivery="inline")
+    ours = sys.exit
+    theirs = lambda status=None: ours(status)  # noqa: E731 -- it is told by its identity
+    monkeypatch.setattr(sys, "exit", theirs)
+    first.finish()
+    assert sys.exit is theirs
+    with runcast.start_run(Kept(), delivery="inline"):
+        assert sys.exit is not theirs
+    assert sys.exit is theirs
 
 
 def test_ctrl_c_in_a_real_process_is_killed(tmp_path):

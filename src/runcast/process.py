@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import signal
 import sys
@@ -11,15 +12,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
 from runcast.events import RunStatus, Writer
 
+if TYPE_CHECKING:
+    from multiprocessing.util import Finalize
+
 QUIET = 1800.0
 """Seconds without a write after which a run has ended, if nobody here can see whether its process still runs."""
 
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+_KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""What a handler of these exits with, by the shells' custom."""
 
 
 def world_rank() -> int:
@@ -84,51 +91,82 @@ def _place() -> tuple[str | None, int | None]:
         return None, None
 
 
-def exit_status() -> tuple[RunStatus, str | None]:
-    """How the interpreter is ending: by an uncaught exception, which it has just printed, or not."""
-    error = getattr(sys, "last_value", None)
-    if error is None or hasattr(sys, "ps1"):  # at a prompt, an old mistake is no failure of the run
-        return "completed", None
-    return status_of(error)
-
-
 def status_of(error: BaseException) -> tuple[RunStatus, str | None]:
     """The status that a run gets which this exception ends, and the reason in words."""
-    if isinstance(error, SystemExit) and error.code in (None, 0):
+    code = error.code if isinstance(error, SystemExit) else 1
+    if code in (None, 0):
         return "completed", None
     reason = f"{type(error).__name__}: {error}".rstrip(": ")
-    return "killed" if isinstance(error, KeyboardInterrupt) else "failed", reason
+    return "killed" if isinstance(error, KeyboardInterrupt) or code in _KILLED else "failed", reason
 
 
 class ExitWatch:
     """Calls back when the process ends or is told to (SIGTERM), so that its open runs get their status.
 
     Args:
-        at_exit: Called when the interpreter ends.
+        at_exit: Called when the interpreter ends, with the status of its runs and the reason.
         at_sigterm: Called on SIGTERM, before the process dies of it as it would have.
     """
 
-    def __init__(self, at_exit: Callable[[], None], at_sigterm: Callable[[], None]) -> None:
+    def __init__(self, at_exit: Callable[[RunStatus, str | None], None], at_sigterm: Callable[[], None]) -> None:
         self._at_sigterm = at_sigterm
         self._at_exit = at_exit
-        self._registered = False
+        self._finalizer: Finalize | None = None
+        self._code: Any = None  # what `sys.exit` was called with
+        self._theirs = sys.exit
+        self._ours: Callable[..., NoReturn] | None = None
 
     def watch(self) -> None:
         """Starts watching. A handler of SIGTERM that somebody else set stays."""
-        if not self._registered:
-            atexit.register(self._at_exit)
-            self._registered = True
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        atexit.unregister(self._ended)
+        atexit.register(self._ended)
+        multiprocessing = sys.modules.get("multiprocessing.process")
+        if multiprocessing is not None and multiprocessing.parent_process() is not None:
+            self._watch_child()
+        if sys.exit is not self._ours:
+            self._watch_code()
+        if _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, self._terminated)
 
     def unwatch(self) -> None:
-        """Gives SIGTERM back."""
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if in_main_thread and signal.getsignal(signal.SIGTERM) == self._terminated:
+        """Gives `sys.exit` and SIGTERM back."""
+        self._code = None
+        if sys.exit is self._ours:
+            sys.exit = self._theirs
+        if _in_main_thread() and signal.getsignal(signal.SIGTERM) == self._terminated:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _watch_child(self) -> None:
+        """A child of `multiprocessing` ends without `atexit`, or runs it when its exception is forgotten."""
+        from multiprocessing.util import Finalize
+
+        if self._finalizer is None or not self._finalizer.still_active():
+            self._finalizer = Finalize(None, self._ended, exitpriority=0)
+
+    def _watch_code(self) -> None:
+        """The interpreter tells nobody the exit code that it ends with, so that `sys.exit` has to."""
+        theirs = sys.exit
+
+        @functools.wraps(theirs)
+        def ours(status: Any = None, /) -> NoReturn:
+            if _in_main_thread():  # it ends no more than the thread elsewhere
+                self._code = status
+            theirs(status)
+
+        self._theirs, self._ours = theirs, ours
+        sys.exit = ours
+
+    def _ended(self) -> None:
+        error = sys.exception()  # in a child of `multiprocessing`
+        if error is None and not hasattr(sys, "ps1"):  # at a prompt, an old mistake is no failure of the run
+            error = getattr(sys, "last_value", None)  # has just been printed
+        self._at_exit(*status_of(SystemExit(self._code) if error is None else error))
 
     def _terminated(self, _number: int, _frame: FrameType | None) -> None:
         self._at_sigterm()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -26,7 +26,7 @@ from runcast.folder import create_folder, find_run, new_run_id, outline
 from runcast.hosts import MODES, Host, Mode, host_for
 from runcast.journal import FILE_NAME, Journal
 from runcast.probe import Measuring, Probes, default_probes, resolve_probes
-from runcast.process import ExitWatch, exit_status, status_of, this_writer, world_rank, writer_alive
+from runcast.process import ExitWatch, status_of, this_writer, world_rank, writer_alive
 from runcast.redact import redact, redact_argument, redact_row, redact_text
 from runcast.registry import ReportTo, check_reporter, default_report_to, is_named, resolve_report_to, wishes
 from runcast.reporter import Reporter
@@ -662,8 +662,7 @@ def _resumed(parent: Path, resume: str | os.PathLike[str], step: int | None) -> 
     return run
 
 
-def _finish_at_exit() -> None:
-    status, reason = exit_status()
+def _finish_at_exit(status: RunStatus, reason: str | None) -> None:
     for run in reversed(_open_runs.copy()):
         if run.enabled:
             run._finish(status, reason, strict=False)
@@ -680,7 +679,8 @@ def _disable_in_child() -> None:
     for run in _open_runs:
         run._journal = None
     _open_runs.clear()
+    _watch.unwatch()
 
 
-os.register_at_fork(after_in_child=_disable_in_child)
 _watch = ExitWatch(_finish_at_exit, _end_at_sigterm)
+os.register_at_fork(after_in_child=_disable_in_child)
