@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 
 import runcast
 from runcast.errors import DeliveryError, RunFolderError
+from runcast.folder import find_run
 from runcast.journal import FILE_NAME, Journal
 from runcast.record import Point
 from runcast.reporter import Reporter
@@ -548,6 +550,16 @@ def test_run_left_running_by_nobody_is_crashed_when_read(run, caplog):
     text = (run.dir / FILE_NAME).read_text().replace(f'"pid":{os.getpid()}', '"pid":4194304')
     (run.dir / FILE_NAME).write_text(text)
     assert record(run).status == "crashed"
+
+
+def test_exact_id_is_no_beginning():
+    """A run is found by its id also where a copy's name begins with it."""
+    with runcast.start_run(Kept(), delivery="inline") as first:
+        pass
+    shutil.copytree(first.dir, first.dir.with_name(f"{first.id}-copy"))
+    assert find_run(first.id) == first.dir
+    with pytest.raises(RunFolderError, match="several runs"):
+        find_run(first.id[:-1])
 
 
 # -- reporters of an open run --------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def create_folder(parent: Path, run_id: str) -> Path:
 
 
 def find_run(run: str | os.PathLike[str], parent: Path | None = None) -> Path:
-    """The folder of a run, given as a folder, an id, or the unique beginning of one.
+    """The folder of a run, given as a folder, an id, or the beginning of one that no other run's has.
 
     Raises:
         RunFolderError: There is none, or several begin so.
@@ -132,6 +132,8 @@ def find_run(run: str | os.PathLike[str], parent: Path | None = None) -> Path:
         return folder.absolute()
     parent = parent or Path(os.environ.get("RUNCAST_DIR") or "runs")
     if re.fullmatch(r"[\w.-]+", str(run)):
+        if (parent / run / FILE_NAME).is_file():
+            return (parent / run).absolute()
         found = sorted(path.parent for path in parent.glob(f"{run}*/{FILE_NAME}"))
         if len(found) == 1:
             return found[0].absolute()
