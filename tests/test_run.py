@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -388,6 +389,45 @@ def test_disk_full_costs_events_and_not_the_training(run, monkeypatch, caplog):
     run.finish()
     assert [point.value for point in record(run).metrics["x"]] == [1.0, 4.0]
     assert any("2 events of this run could not be written" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("delivery", ["inline", "thread"])
+def test_run_folder_that_was_deleted_meanwhile_is_said_and_no_error(delivery, caplog):
+    """Neither logging nor the end of the run raises; with `strict` the end does, since nobody knows what was delivered."""
+    for strict in (False, True):
+        run = runcast.start_run(Kept(), delivery=delivery, strict=strict)
+        run.log({"x": 1.0}, step=0)
+        run.dir.rename(run.dir.with_name("elsewhere"))  # at once, unlike rmtree beside a courier
+        shutil.rmtree(run.dir.with_name("elsewhere"), ignore_errors=True)
+        run.log({"x": 2.0}, step=1)
+        run.log_table("t", ["a"], [[1]])
+        with pytest.raises(DeliveryError, match="nobody knows") if strict else contextlib.nullcontext():
+            run.finish()
+        assert run.status == "completed"
+        assert runcast.current_run() is None
+        assert any("If it was deleted, what this run logged is lost" in message for message in caplog.messages)
+        caplog.clear()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds a descriptor's file by /proc")
+def test_finish_puts_the_run_on_the_disk(run, tmp_path, monkeypatch):
+    """The journal, the files beside it, and all entries of folders: a power loss then takes nothing of a finished run."""
+    synced, sync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.add(Path(f"/proc/self/fd/{fd}").readlink()) or sync(fd))
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "model.bin").write_bytes(b"abc")
+    run.log_image("i", np.zeros((2, 2, 3), dtype=np.uint8))
+    run.log_table("t", ["a"], [[1]])
+    run.log_artifact(tmp_path / "checkpoint")
+    assert not synced & {run.dir / FILE_NAME, *(run.dir / "artifacts").rglob("*")}, "training doesn't wait for its disk"
+    run.finish()
+    assert synced >= {
+        run.dir / FILE_NAME,
+        run.dir,
+        run.dir.parent,
+        run.dir / "artifacts",
+        *(run.dir / "artifacts").rglob("*"),
+    }
 
 
 SCRIPT = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -119,6 +120,24 @@ def create_folder(parent: Path, run_id: str) -> Path:
             str(folder),
         ) from error
     return folder
+
+
+def sync_folder(folder: Path, deadline: float) -> None:
+    """Makes a run folder's entries, and what training stored beside the journal, survive a power loss.
+
+    Args:
+        deadline: When not to begin with one more file (`time.monotonic`): large ones take a disk their time.
+    """
+    stored = folder / "artifacts"
+    for path in (folder.parent, folder, stored, *stored.rglob("*")):
+        if time.monotonic() > deadline:
+            return
+        with contextlib.suppress(OSError):  # it can't be done here, or is no file of ours
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def find_run(run: str | os.PathLike[str], parent: Path | None = None) -> Path:

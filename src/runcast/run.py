@@ -431,13 +431,13 @@ class Run:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def finish(self, status: RunStatus = "completed") -> None:
-        """Ends the run, waits until the trackers have it, and prints what became of each. A second call does nothing.
+        """Ends the run, waits until disk and trackers have it, and prints what became of each. A second call does nothing.
 
         Waits at most `finish_timeout` seconds; a courier that is not through goes on by itself, and whatever it can't
         deliver ``runcast sync`` delivers later. Ctrl-C ends the wait.
 
         Raises:
-            DeliveryError: With ``strict=True``, if anything was not delivered.
+            DeliveryError: With ``strict=True``, if anything was not delivered, or the run folder is gone.
             ValueError: `status` is no final status.
         """
         self._finish(status, None, strict=self._strict)
@@ -451,11 +451,18 @@ class Run:
             self.status = status
             return
         ended = self._end_journal(status, reason)
+        gone: OSError | None = None
         try:
-            rows = self._wait() if ended else self.deliveries()
-        except KeyboardInterrupt:  # before it began to wait
-            rows = self.deliveries()
-        if self._hosts:
+            rows = self._wait(ended)
+        except OSError as error:
+            gone, rows = error, []
+        if gone is not None:
+            logger.error(
+                "the run folder can't be read any more: %s. If it was deleted, what this run logged is lost, but for what "
+                "its trackers have by now",
+                gone,
+            )
+        if rows:
             from runcast.display import delivery_table, stderr, visible  # rich: not before somebody looks
 
             stderr().print(delivery_table(f"{self.name} · {status} · {self.dir}", rows))
@@ -476,6 +483,8 @@ class Run:
             )
         if behind:
             logger.warning("deliver what is left with: runcast sync %s", self.dir)
+        if strict and gone is not None:
+            raise DeliveryError(f"nobody knows what was delivered: {gone}") from gone
         if strict and behind:
             raise DeliveryError(
                 "not everything was delivered: "
@@ -501,10 +510,13 @@ class Run:
             _watch.unwatch()
         return ended
 
-    def _wait(self) -> list[Delivery]:
+    def _wait(self, ended: bool) -> list[Delivery]:
         from runcast.waiting import wait_for
 
-        return wait_for(list(self._hosts.values()), self.dir, self._finish_timeout) if self.dir is not None else []
+        if ended and self.dir is not None:
+            with contextlib.suppress(KeyboardInterrupt):  # before it began to wait
+                return wait_for(list(self._hosts.values()), self.dir, self._finish_timeout)
+        return self.deliveries()
 
     # -- probes ----------------------------------------------------------------------------------------------------
 
