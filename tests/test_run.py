@@ -573,6 +573,52 @@ def test_resume_from_a_checkpoint_supersedes_what_came_after_it():
     assert [point.value for point in record(first).metrics["x"]] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.5, 6.5]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [({"config": 5}, "a config is"), ({"resume_step": 0.5}, "step is an integer"), ({"tags": 5}, "iterable"), ({"finish_timeout": None}, "finish_timeout is a number of seconds, math.inf for no end, not NoneType")],
+)  # fmt: skip
+def test_wrong_call_begins_nothing(wrong, error, tmp_path):
+    """What can't be right is an error before anything is written: no folder, and a run that is resumed stays as it is."""
+    if "resume_step" not in wrong:
+        with pytest.raises(TypeError, match=error):
+            runcast.start_run(Kept(), dir=tmp_path / "new", **wrong)
+        assert not (tmp_path / "new").exists()
+    with runcast.start_run(Kept(), delivery="inline") as first:
+        first.log({"x": 1.0}, step=0)
+    before = (first.dir / FILE_NAME).read_bytes()
+    with pytest.raises(TypeError, match=error):
+        runcast.start_run(Kept(), resume=first.id, **wrong)
+    assert (first.dir / FILE_NAME).read_bytes() == before
+    runcast.start_run(Kept(), resume=first.id, config={"a": 1}, delivery="inline").finish()
+    assert record(first).config == {"a": 1}
+
+
+class Broken(Kept):
+    """Can't even be asked where it runs."""
+
+    name = "broken"
+
+    def joins(self):
+        raise LookupError("out of order")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_run_that_cannot_be_begun_whole_is_ended(resume, tmp_path):
+    """Nobody gets a handle that could end it: it ends as failed, with the reason, and can be resumed."""
+    options = {}
+    if resume:
+        with runcast.start_run(Kept(), delivery="inline") as first:
+            options = {"resume": first.id}
+    with pytest.raises(LookupError):
+        runcast.start_run([Kept(), Broken()], delivery="inline", **options)
+    assert runcast.current_run() is None
+    (folder,) = (tmp_path / "runs").iterdir()
+    *_, last = Journal(folder / FILE_NAME).read()
+    assert (last.event.status, last.event.reason) == ("failed", "LookupError: out of order")
+    runcast.start_run(Kept(), resume=folder, delivery="inline").finish()
+    assert runcast.read_run(folder).status == "completed"
+
+
 def test_resume_of_what_is_not_there_or_not_finished_is_an_error(run, tmp_path):
     """An unknown run, a foreign folder and a run that is being written are refused."""
     with pytest.raises(RunFolderError, match="no run 'nothing'"):

@@ -73,7 +73,8 @@ def start_run(
         resume: A run id or run folder: append to its journal, re-attach every tracker.
         resume_step: With `resume`, the step of the checkpoint; points after it are superseded.
         delivery: Where couriers run: ``"process"`` (default), ``"thread"``, ``"inline"``; else ``$RUNCAST_DELIVERY``.
-        finish_timeout: Seconds that `Run.finish` waits for couriers before it leaves them running.
+        finish_timeout: Seconds that `Run.finish` waits for couriers before it leaves them running; ``math.inf``: as long
+            as it takes.
         strict: True: `Run.finish` raises if anything was not delivered.
         probes: What measures beside the training, ``"system"`` or ``"codecarbon"`` say: names, `Probe` classes or
             instances, or a list of these. Default: ``$RUNCAST_PROBES``, else none.
@@ -84,6 +85,7 @@ def start_run(
 
     Raises:
         ValueError: `report_to` names an unknown tracker, or has ``"none"`` beside others; `probes` an unknown probe.
+        TypeError: `config` holds no settings, `resume_step` is no integer, or `finish_timeout` no number.
         MissingDependencyError: A tracker or probe that was named is not installed.
         RunFolderError: The run folder can't be written, doesn't exist (`resume`), or is being written by another process.
     """
@@ -93,37 +95,41 @@ def start_run(
     if isinstance(report_to, str) and report_to == "default":
         report_to = default_report_to() if resume is None else _trackers_of(find_run(resume, parent))
     mode = _mode(delivery)
+    patience = _seconds(finish_timeout)
     reporters = resolve_report_to(report_to)
     measuring = resolve_probes(default_probes() if probes is None else probes)
     if wishes(report_to) in ([], ["none"]) or world_rank() != 0:
         return Run(None, new_run_id(), project, name, strict=strict)
+    settings, labels = _config(config), _tags(tags)
     if resume is not None:
         run = _resumed(parent, resume, resume_step)
     else:
         run_id = new_run_id()
-        run = Run(create_folder(parent, run_id), run_id, project, name)
-        run._begin(
-            events.RunStarted(
-                time=time.time(),
-                run_id=run_id,
-                project=run.project,
-                name=run.name,
-                group=group,
-                tags=_tags(tags),
-                config=_config(config),
-                writer=this_writer(),
-            )
+        start = events.RunStarted(
+            time=time.time(),
+            run_id=run_id,
+            project=project,
+            name=name or run_id,
+            group=group,
+            tags=labels,
+            config=settings,
+            writer=this_writer(),
         )
-    run._configure(mode, finish_timeout, strict)
-    if resume is not None and config is not None:
-        run.update_config(config)
-    if resume is not None and (labels := _tags(tags)):
-        run.add_tags(*labels)
-    for reporter in reporters:
-        run.add_reporter(reporter, named=is_named(report_to, reporter.name))
-    _open_runs.append(run)
-    _watch.watch()
-    run._measuring = Measuring(measuring, run._log_measured, run._summarize_measured)
+        run = Run(create_folder(parent, run_id), run_id, project, name)
+        run._begin(start)
+    try:
+        run._configure(mode, patience, strict)
+        if resume is not None:
+            run.update_config(settings)
+            run.add_tags(*labels)
+        for reporter in reporters:
+            run.add_reporter(reporter, named=is_named(report_to, reporter.name))
+        _open_runs.append(run)
+        _watch.watch()
+        run._measuring = Measuring(measuring, run._log_measured, run._summarize_measured)
+    except BaseException as error:  # nobody gets the run, so that nobody else can end it
+        run._end_journal(*status_of(error))
+        raise
     return run
 
 
@@ -538,11 +544,11 @@ class Run:
         assert self.dir is not None
         try:
             self._journal.append(event)
-        except OSError as error:
+        except BaseException as error:
             self._journal.close()
             if isinstance(event, events.RunStarted):
                 shutil.rmtree(self.dir, ignore_errors=True)
-            if isinstance(error, RunFolderError):
+            if isinstance(error, RunFolderError) or not isinstance(error, OSError):
                 raise
             raise RunFolderError(
                 error.errno,
@@ -625,6 +631,13 @@ def _integer(step: Any) -> int:
         except TypeError:
             pass
     raise TypeError(f"step is an integer, not {type(step).__name__} ({step!r})")
+
+
+def _seconds(timeout: Any) -> float:
+    number = scalar(timeout)
+    if number is None:
+        raise TypeError(f"finish_timeout is a number of seconds, math.inf for no end, not {type(timeout).__name__}")
+    return float(number)
 
 
 def _config(config: Any) -> dict[str, Any]:
