@@ -21,11 +21,13 @@ import numpy as np
 import pytest
 
 import runcast
+from runcast import events
 from runcast.errors import DeliveryError, RunFolderError
 from runcast.folder import find_run
 from runcast.journal import FILE_NAME, Journal
 from runcast.record import Point
 from runcast.reporter import Reporter
+from runcast.testing.couriers import PATIENCE
 
 
 class Kept(Reporter):
@@ -273,6 +275,63 @@ def test_only_rank_zero_writes(variable, monkeypatch, tmp_path):
     monkeypatch.setenv(variable, "0")
     with runcast.start_run(Kept(), dir=tmp_path / "runs", delivery="inline") as run:
         assert run.enabled
+
+
+class Slow:
+    """`os.write`, which in one thread doesn't come to its end before `go`."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.inside, self.go = threading.Event(), threading.Event()
+        self.thread: threading.Thread | None = None
+        self._write = os.write
+        monkeypatch.setattr(os, "write", self)
+
+    def __call__(self, descriptor, data):
+        if threading.current_thread() is self.thread:
+            self.inside.set()
+            assert self.go.wait(PATIENCE)
+        return self._write(descriptor, data)
+
+    def begin(self, target) -> None:
+        """Calls `target` in that thread; returns when it is writing."""
+        self.thread = threading.Thread(target=target)
+        self.thread.start()
+        assert self.inside.wait(PATIENCE)
+
+    def end(self) -> None:
+        """Lets it write."""
+        self.go.set()
+        self.thread.join()
+
+
+def test_finish_waits_for_the_event_that_a_thread_is_writing(run, monkeypatch):
+    """The end is the journal's last event, and no late event goes to a file that got the journal's number."""
+    slow = Slow(monkeypatch)
+    slow.begin(lambda: run.log({"x": 1.0}, step=0))
+    finishing = threading.Thread(target=run.finish)
+    finishing.start()
+    finishing.join(0.5)  # as good as for ever for one that doesn't wait
+    slow.end()
+    finishing.join()
+    with pytest.raises(RuntimeError, match="is finished"):
+        run.log({"x": 2.0}, step=1)
+    found = [type(entry.event) for entry in Journal(run.dir / FILE_NAME).read()]
+    assert found == [events.RunStarted, events.Metrics, events.RunFinished]
+
+
+def test_child_that_is_forked_while_a_thread_writes_does_not_wait_for_it(run, monkeypatch):
+    """That thread isn't there to come to its end: the child's calls return at once."""
+    slow = Slow(monkeypatch)
+    slow.begin(lambda: run.log({"x": 1.0}, step=0))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(int(PATIENCE))
+        run.log({"x": 99.0}, step=1)
+        run.finish()
+        os._exit(0)
+    slow.end()
+    assert os.waitpid(child, 0)[1] == 0
+    assert [point.value for point in record(run).metrics["x"]] == [1.0]
 
 
 def test_forked_child_never_writes(run):

@@ -53,7 +53,7 @@ def _ignore(damage: Damage) -> None:
 
 
 class Journal:
-    """One run's journal.
+    """One run's journal. Threads that write to it take turns: `Run` sees to that.
 
     Args:
         path: The file. It is created by the first `append`, private to the user.

@@ -11,6 +11,7 @@ import logging
 import operator
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -155,6 +156,7 @@ class Run:
         self.name = name or run_id
         self.status: RunStatus = "running"
         self._journal = Journal(folder / FILE_NAME) if folder is not None else None
+        self._writing = threading.RLock()  # reentrant: SIGTERM ends the run, also in the middle of a write
         self._step = -1
         self._names: dict[str, str] = {}  # as they were given → without secrets
         self._warned: set[str] = set()
@@ -504,12 +506,15 @@ class Run:
         if self._measuring is not None:
             with contextlib.suppress(KeyboardInterrupt):  # it ends the wait for them
                 self._measuring.end()
-        ended = self._append(
-            events.RunFinished(time=time.time(), status=status, reason=reason and redact_argument(reason))
-        )
-        self.status = status
-        if self._journal is not None:
-            self._journal.close()
+        with self._writing:  # behind its end nothing is written
+            if self.status != "running":  # another thread was faster
+                return True
+            ended = self._append(
+                events.RunFinished(time=time.time(), status=status, reason=reason and redact_argument(reason))
+            )
+            self.status = status
+            if self._journal is not None:
+                self._journal.close()
         if self in _open_runs:
             _open_runs.remove(self)
         if not _open_runs:
@@ -561,19 +566,25 @@ class Run:
         journal = self._journal
         if journal is None:
             return False
-        if self.status != "running":
-            raise RuntimeError(f"run {self.id} is finished: start a new one, or start_run(resume={self.id!r})")
-        try:
-            journal.append(event)
-        except RunFolderError:
-            raise
-        except OSError as error:
-            self._lose("an event", error)
-            return False
+        if self.status != "running":  # before the lock as well: in a forked child nobody may be left to give it back
+            raise self._over()
+        with self._writing:
+            if self.status != "running":
+                raise self._over()
+            try:
+                journal.append(event)
+            except RunFolderError:
+                raise
+            except OSError as error:
+                self._lose("an event", error)
+                return False
         if self._inline:
             for host in self._inline:
                 host.poke()
         return True
+
+    def _over(self) -> RuntimeError:
+        return RuntimeError(f"run {self.id} is finished: start a new one, or start_run(resume={self.id!r})")
 
     def _lose(self, what: str, error: OSError) -> None:
         if not self._lost:
