@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import html
 import io
+import json
 import math
 import os
 import random
@@ -829,6 +830,82 @@ class AnotherRun(Faulty):
         return native if attach is None else replace_native(native)
 
 
+class _ForgetsOnAttach(MemoryReporter):
+    line: ClassVar[str]
+
+    def open(self, run, attach):
+        native = super().open(run, attach)
+        if attach is not None:
+            path = Path(native.data["place"])
+            lines = path.read_text().splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if json.loads(line)["line"] != self.line))
+        return native
+
+
+class ForgetsMetrics(_ForgetsOnAttach, Faulty):
+    """The points from before it went on are lost."""
+
+    caught_by = ("test_resumed_run_is_one_run",)
+    line = "metrics"
+
+
+class ForgetsConfig(_ForgetsOnAttach, Faulty):
+    """The settings from before it went on are lost."""
+
+    caught_by = ("test_resumed_run_is_one_run",)
+    line = "config"
+
+
+class ForgetsTexts(_ForgetsOnAttach, Faulty):
+    """The texts from before it went on are lost."""
+
+    caught_by = ("test_resumed_run_is_one_run",)
+    line = "texts"
+
+
+class ForgetsImages(_ForgetsOnAttach, Faulty):
+    """The images from before it went on are lost."""
+
+    caught_by = ("test_resumed_run_is_one_run",)
+    line = "images"
+
+
+class ForgetsTables(_ForgetsOnAttach, Faulty):
+    """The tables from before it went on are lost."""
+
+    caught_by = ("test_resumed_run_is_one_run",)
+    line = "tables"
+
+
+class ForgetsHistograms(_ForgetsOnAttach, Faulty):
+    """The histograms from before it went on are lost."""
+
+    caught_by = ("test_resumed_run_is_one_run",)
+    line = "histograms"
+
+
+class ForgetsArtifacts(_ForgetsOnAttach, Faulty):
+    """The artifacts from before it went on are lost, as are those from before a SIGKILL."""
+
+    caught_by = ("test_resumed_run_is_one_run", "test_killed_courier_goes_on")
+    registered = True
+    line = "artifact"
+
+
+class ForgetsResults(_ForgetsOnAttach, Faulty):
+    """The results from before it went on are lost."""
+
+    caught_by = ("test_resumed_run_is_one_run",)
+    line = "summary"
+
+
+class ForgetsTags(_ForgetsOnAttach, Faulty):
+    """The tags from before it went on are lost."""
+
+    caught_by = ("test_resumed_run_is_one_run",)
+    line = "tags"
+
+
 class ReplacesNothing(Faulty):
     """`replace` leaves the old points."""
 
@@ -836,6 +913,30 @@ class ReplacesNothing(Faulty):
 
     def replace(self, run, old):
         return super().open(run, old)
+
+
+class _LeavesSome(MemoryReporter):
+    line: ClassVar[str]
+
+    def replace(self, run, old):
+        left = [line for line in self._lines(old.data["place"]) if json.loads(line)["line"] == self.line]
+        native = super().replace(run, old)
+        self._waiting += left
+        return native
+
+
+class LeavesTexts(_LeavesSome, Faulty):
+    """`replace` leaves the old texts."""
+
+    caught_by = ("test_points_behind_the_checkpoint_are_taken_back",)
+    line = "texts"
+
+
+class LeavesImages(_LeavesSome, Faulty):
+    """`replace` leaves the old images."""
+
+    caught_by = ("test_points_behind_the_checkpoint_are_taken_back",)
+    line = "images"
 
 
 class OneRunOnly(Faulty):

@@ -207,3 +207,25 @@ def log_many(run: Run) -> None:
     """Ten thousand points."""
     for step in range(max(MANY.values())):
         run.log({name: step * 0.1 + len(name) for name in MANY}, step=step)
+
+
+def log_one_of_each(run: Run, step: int, folder: Path) -> None:
+    """Something of every kind that is of this step, and a new version, value or point of what others have as well.
+
+    Args:
+        folder: Where the file to log is made.
+    """
+    import numpy as np
+
+    run.log({"loss": 1 / (step + 1)}, step=step)
+    run.log_text("note", f"at step {step}", step=step)
+    run.log_image("picture", np.full((4, 4), step, dtype=np.uint8), step=step)
+    run.log_table("predictions", ["step"], [[step]], step=step)
+    run.log_histogram("weights", [0.0, step + 1.0], step=step)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "file").write_text(f"of step {step}")
+    for name in (f"of-step-{step}", "latest"):
+        run.log_artifact(folder / "file", name=name, step=step)
+    run.update_config({"options": {f"of step {step}": step, "last": step}})
+    run.set_summary({f"of step {step}": step, "last": step})
+    run.add_tags(f"step {step}")

@@ -17,6 +17,7 @@ from runcast.record import RunRecord
 from runcast.reporter import Reporter
 from runcast.run import Run
 from runcast.sync import deliver
+from runcast.testing import canonical
 from runcast.testing.contract.base import ContractBase, Delivered, assert_same, feature
 from runcast.testing.couriers import PATIENCE, kill_courier, native_of, wait_delivered
 
@@ -98,19 +99,16 @@ class LivesContract(ContractBase):
 
     @feature("resume")
     def test_resumed_run_is_one_run(self, tmp_path: Path) -> None:
-        """A run that is finished and gone on with reads back as one, with both parts."""
+        """A run that is finished and gone on with reads back as one, with both parts of every kind."""
         reporter = self.made(tmp_path)
         with self.start(reporter, tmp_path, config={"part": 1, "first": True}, tags=["one"]) as first:
-            first.log({"loss": 1.0}, step=0)
-            first.log_text("note", "first", step=0)
+            canonical.log_one_of_each(first, 0, tmp_path / "files")
         self.complete(first)
         before = native_of(_folder(first), reporter.name)
         reporter = self.made(tmp_path)
         with self.resume(first, reporter) as second:
-            second.log({"loss": 0.5}, step=1)
-            second.log_text("note", "second", step=1)
+            canonical.log_one_of_each(second, 1, tmp_path / "files")
             second.update_config({"part": 2})
-            second.add_tags("two")
             second.finish("failed")
         self.complete(second)
         after = native_of(_folder(second), reporter.name)
@@ -121,17 +119,17 @@ class LivesContract(ContractBase):
 
     @feature("older checkpoint")
     def test_points_behind_the_checkpoint_are_taken_back(self, tmp_path: Path) -> None:
-        """A run that goes on from an older checkpoint has each step once: what came behind the checkpoint is gone."""
+        """A run that goes on from an older checkpoint has each step once: what came behind the checkpoint is gone, of every kind."""
         reporter = self.made(tmp_path)
         self.needs(reporter, "replace")
         with self.start(reporter, tmp_path, config={"a": 1}) as first:
             for step in range(10):
-                first.log({"loss": float(step)}, step=step)
+                canonical.log_one_of_each(first, step, tmp_path / "files")
         self.complete(first)
         reporter = self.made(tmp_path)
         with self.resume(first, reporter, resume_step=4) as second:
             for step in range(5, 8):
-                second.log({"loss": -float(step)}, step=step)
+                canonical.log_one_of_each(second, step, tmp_path / "files")
         self.complete(second)
         (found,) = self.records([_folder(second)], reporter)
         steps = [point.step for point in found.metrics.get("loss", [])]
@@ -168,15 +166,15 @@ class LivesContract(ContractBase):
         reporter = contract.made(folder)
         contract.needs_process(reporter)
         run = contract.start(reporter, folder, config={"a": 1})
-        for step in range(50):
+        for step in range(49):
             run.log({"loss": step / 7}, step=step)
-        run.log_text("note", "before", step=49)
+        canonical.log_one_of_each(run, 49, folder / "files")
         wait_delivered(_folder(run), reporter.name)
         kill_courier(_folder(run), reporter.name)
         (left,) = contract.read_runs([_folder(run)], reporter).records
-        for step in range(50, 100):
+        for step in range(50, 99):
             run.log({"loss": step / 7}, step=step)
-        run.log_text("note", "after", step=99)
+        canonical.log_one_of_each(run, 99, folder / "files")
         run.finish()
         contract.complete(run)
         (found,) = contract.records([_folder(run)], reporter)
