@@ -26,7 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from runcast.flatten import flatten
+from runcast.events import unpack
+from runcast.flatten import flatten, unflatten
 from runcast.record import Content
 from runcast.reporter import Availability, Requirement
 from runcast.testing.memory import MemoryReporter
@@ -212,6 +213,33 @@ class Steps32Bits(Faulty):
         super().log_metrics(metrics, step & 0xFFFFFFFF, time)
 
 
+class NoNegativeSteps(Faulty):
+    """A step below zero is step zero."""
+
+    caught_by = ("test_negative_steps_are_kept",)
+
+    def log_metrics(self, metrics, step, time):
+        super().log_metrics(metrics, max(step, 0), time)
+
+
+class NoNegativeStepsOfTexts(Faulty):
+    """A text's step below zero is step zero."""
+
+    caught_by = ("test_negative_steps_are_kept",)
+
+    def log_text(self, key, text, step, time):
+        super().log_text(key, text, max(step, 0), time)
+
+
+class HundredNames(Faulty):
+    """A call takes a hundred names, and the others are left out."""
+
+    caught_by = ("test_twelve_hundred_names_of_one_event_all_arrive",)
+
+    def log_metrics(self, metrics, step, time):
+        super().log_metrics(dict(list(metrics.items())[:100]), step, time)
+
+
 class OneValueAStep(Faulty):
     """A later value at a step replaces the earlier."""
 
@@ -381,6 +409,36 @@ class HundredSettings(Faulty):
         super().log_config({k: dict(list(v.items())[:100]) if isinstance(v, dict) else v for k, v in config.items()})
 
 
+class DictsStayDicts(Faulty):
+    """A setting that was a dict is no longer replaced by anything else."""
+
+    caught_by = ("test_settings_may_change_their_type",)
+
+    def log_config(self, config):
+        known = self.__dict__.setdefault("_known", {})
+        new = {
+            key: value
+            for key, value in config.items()
+            if isinstance(value, dict) or not isinstance(known.get(key), dict)
+        }
+        known.update(new)
+        super().log_config(new)
+
+
+class PartsStay(Faulty):
+    """Settings are kept by path, so the parts of a dict stay when it is one no more."""
+
+    caught_by = ("test_settings_may_change_their_type",)
+
+    def read(self, native):
+        record, flat = super().read(native), {}
+        for line in self._lines(native.data["place"]):
+            entry = unpack(json.loads(line))
+            flat |= flatten(entry["config"]) if entry["line"] == "config" else {}
+        record.config = unflatten(dict(sorted(flat.items(), key=lambda item: item[0].count("/"))))
+        return record
+
+
 class LosesEmptySettings(Faulty):
     """An empty dict has no path, and is gone."""
 
@@ -458,6 +516,15 @@ class CutsTexts(Faulty):
         super().log_text(key, text[:65536], step, time)
 
 
+class CutsVeryLongTexts(Faulty):
+    """Texts end after 200,000 characters."""
+
+    caught_by = ("test_text_of_a_million_characters_is_not_cut",)
+
+    def log_text(self, key, text, step, time):
+        super().log_text(key, text[:200_000], step, time)
+
+
 class TextsWithoutTime(Faulty):
     """Texts have no time."""
 
@@ -515,6 +582,16 @@ class ScalesImages(_Images, Faulty):
 
     def changed(self, image):
         return image.resize((max(image.width // 2, 2), max(image.height // 2, 2)))
+
+
+class ShrinksLargeImages(_Images, Faulty):
+    """No side of an image is longer than 64 pixels."""
+
+    caught_by = ("test_large_image_is_not_scaled",)
+
+    def changed(self, image):
+        image.thumbnail((64, 64))
+        return image
 
 
 class LastImageOnly(Faulty):
@@ -575,6 +652,24 @@ class HundredRows(Faulty):
         super().log_table(key, columns, rows[:100], step, time)
 
 
+class ThousandRows(Faulty):
+    """Tables end after a thousand rows."""
+
+    caught_by = ("test_twelve_thousand_rows_are_not_cut",)
+
+    def log_table(self, key, columns, rows, step, time):
+        super().log_table(key, columns, rows[:1000], step, time)
+
+
+class TwentyColumns(Faulty):
+    """Tables have twenty columns at most."""
+
+    caught_by = ("test_sixty_columns_are_not_cut",)
+
+    def log_table(self, key, columns, rows, step, time):
+        super().log_table(key, columns[:20], [row[:20] for row in rows], step, time)
+
+
 class MakesBinsAnew(Faulty):
     """Two bins become one."""
 
@@ -593,6 +688,26 @@ class SkipsNarrowHistograms(Faulty):
     def log_histogram(self, key, counts, edges, step, time):
         if sum(count > 0 for count in counts) > 1:
             super().log_histogram(key, counts, edges, step, time)
+
+
+class RefusesFineHistograms(Faulty):
+    """More than 512 bins raise, as W&B does by itself."""
+
+    caught_by = ("test_six_hundred_bins_are_kept", "test_extremes_are_delivered")
+
+    def log_histogram(self, key, counts, edges, step, time):
+        if len(counts) > 512:
+            raise ValueError("too many bins")
+        super().log_histogram(key, counts, edges, step, time)
+
+
+class CountsAreIntegers(Faulty):
+    """The counts of a histogram are rounded."""
+
+    caught_by = ("test_fractional_counts_are_kept",)
+
+    def log_histogram(self, key, counts, edges, step, time):
+        super().log_histogram(key, [float(round(count)) for count in counts], edges, step, time)
 
 
 # -- artifacts, tags, results ------------------------------------------------------------------------------------------
@@ -686,6 +801,24 @@ class SplitsTags(Faulty):
 
     def add_tags(self, tags):
         super().add_tags(",".join(tags).split(","))
+
+
+class CutsTags(Faulty):
+    """Tags end after 64 characters."""
+
+    caught_by = ("test_long_tag_is_not_cut",)
+
+    def add_tags(self, tags):
+        super().add_tags([tag[:64] for tag in tags])
+
+
+class CutsResults(Faulty):
+    """Results end after 10,000 characters."""
+
+    caught_by = ("test_long_result_is_not_cut",)
+
+    def set_summary(self, values):
+        super().set_summary({key: value[:10_000] if isinstance(value, str) else value for key, value in values.items()})
 
 
 class TextsForResults(Faulty):

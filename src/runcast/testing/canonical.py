@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from runcast.events import Histogram
 from runcast.run import Run
 
 
@@ -84,6 +85,31 @@ MANY = {f"many/{number}": 2000 for number in range(5)}
 """Name → number of points: ten thousand in all."""
 SHARED = "shared/name"
 """A name that a metric, a text, an image, a table, a histogram, an artifact and a result have."""
+
+RETYPED: tuple[dict[str, Any], ...] = (
+    {
+        "dict, then number": {"a": 1, "b": {"c": 2}},
+        "number, then dict": 3,
+        "list, then dict": [1, 2],
+        "dict, then empty": {"a": 1},
+        "dict, number, dict": {"old": 1},
+        "in": {"dict, then none": {"a": 1}, "number, then dict": 2.5, "stays": True},
+    },
+    {
+        "dict, then number": 7,
+        "number, then dict": {"a": {"b": "text"}},
+        "list, then dict": {"c": [3]},
+        "dict, then empty": {},
+        "dict, number, dict": 2,
+        "in": {"dict, then none": None, "number, then dict": {"x": {"y": 1}}},
+    },
+    {"dict, number, dict": {"new": 3}},
+)
+"""The config that a run begins with, and its updates: settings that become another type of thing."""
+NEGATIVE = (-7, -1, -3)
+"""Steps, as of a warm-up before the first."""
+WIDE = {f"wide/{number}": number / 7 for number in range(1200)}
+"""The metrics of one event."""
 
 
 def log_metrics(run: Run, steps: int = 20) -> None:
@@ -229,3 +255,33 @@ def log_one_of_each(run: Run, step: int, folder: Path) -> None:
     run.update_config({"options": {f"of step {step}": step, "last": step}})
     run.set_summary({f"of step {step}": step, "last": step})
     run.add_tags(f"step {step}")
+
+
+def log_extremes(run: Run) -> None:
+    """What is greater than others of its kind, negative steps, and settings that become another type of thing."""
+    import numpy as np
+
+    for update in RETYPED[1:]:
+        run.update_config(update)
+    run.log(WIDE, step=0)
+    for step in NEGATIVE:
+        run.log({"negative": step / 7}, step=step)
+    dot = np.array([[7]], dtype=np.uint8)
+    run.log_text("negative/text", "before the first step", step=-7)
+    run.log_image("negative/image", dot, step=-7)
+    run.log_table("negative/table", ["a"], [["cell"]], step=-7)
+    run.log_histogram("negative/histogram", [0.0, 1.0], step=-7)
+    run.log_text("text/very-long", "a line of no interest at all\n" * 50_000, step=0)
+    run.log_image("picture/large", (np.arange(1100 * 1040) % 251).astype(np.uint8).reshape(1040, 1100), step=0)
+    run.log_table("table/very-long", ["n", "square"], [[n, n * n] for n in range(12_000)], step=0)
+    run.log_table("table/wide", [f"column {n}" for n in range(60)], [list(range(m, m + 60)) for m in range(3)], step=0)
+    _log_bins(run, "bins/many", [float(n % 5) for n in range(600)])
+    _log_bins(run, "bins/fractions", [0.25, 1.5, 0.0, 1 / 3, 1e-3])
+    run.set_summary({"report/very-long": "a long line\n" * 10_000})
+    run.add_tags("a tag of three hundred " + "x" * 277)
+
+
+def _log_bins(run: Run, key: str, counts: list[float]) -> None:
+    """A distribution in bins that others chose, as an import brings them: `Run.log_histogram` makes its own."""
+    edges = tuple(n / 10 for n in range(len(counts) + 1))
+    run._append(Histogram(time=time.time(), step=0, key=key, counts=tuple(counts), edges=edges))

@@ -1,8 +1,8 @@
 """The contract as a test class: subclass it, say how to make your reporter, and pytest proves the rest.
 
 Every test delivers a real run through a courier, as in production, reads the tracker back, and compares that with the
-journal. What the reporter doesn't override is skipped by name. Most tests look at one aspect of one run, which has
-something of everything; each says what is probably wrong.
+journal. What the reporter doesn't override is skipped by name. Most tests look at one aspect of one of two runs: one
+has something of everything, one what is greater or odder than usual; each says what is probably wrong.
 """
 
 from __future__ import annotations

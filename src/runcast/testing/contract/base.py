@@ -114,6 +114,18 @@ class ContractBase:
         back = contract.read_runs([run.dir], reporter, sources)
         return Delivered(reporter, run.dir, row, read_run(run.dir), back, seen)
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def extreme(cls, tmp_path_factory: pytest.TempPathFactory) -> Delivered:
+        """A run with what is greater than others of its kind, or odd, delivered and read back."""
+        contract, folder = cls(), tmp_path_factory.mktemp("extreme")
+        reporter = contract.made(folder)
+        with contract.start(reporter, folder, config=canonical.RETYPED[0]) as run:
+            canonical.log_extremes(run)
+        assert run.dir is not None
+        (row,) = run.deliveries()
+        return Delivered(reporter, run.dir, row, read_run(run.dir), contract.read_runs([run.dir], reporter))
+
     # -- verbs for the tests ---------------------------------------------------------------------------------------
 
     def made(self, folder: Path) -> Reporter:

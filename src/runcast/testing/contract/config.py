@@ -34,6 +34,15 @@ class ConfigContract(ContractBase):
         assert found.get("name") == "tiny", "an update of a part replaced the whole: log_config gets updates to merge"
 
     @feature("config")
+    def test_settings_may_change_their_type(self, extreme: Delivered) -> None:
+        """A dict that becomes a number, a number that becomes a dict: the later value takes the place of the earlier."""
+        for key, wanted in extreme.journal.config.items():
+            found = self.setting(extreme, key)
+            assert same(wanted, found), (
+                f"config[{key!r}]: expected {wanted}, found {found}: do parts of the earlier value stay, or does one of its type?"
+            )
+
+    @feature("config")
     def test_deep_config_is_whole(self, delivered: Delivered) -> None:
         """Twenty levels come back as twenty."""
         self.assert_setting(

@@ -30,8 +30,8 @@ class GuardContract(ContractBase):
             "with a call of the original, marked with pytest.mark.xfail(reason=...)"
         )
 
-    def test_run_has_something_of_everything(self, delivered: Delivered) -> None:
-        """The run that most tests look at really has what they look for."""
+    def test_run_has_something_of_everything(self, delivered: Delivered, extreme: Delivered) -> None:
+        """The runs that most tests look at really have what they look for."""
         journal = delivered.journal
         empty = [kind for kind in KINDS if not getattr(journal, kind)]
         assert not empty, f"the kit itself is wrong: its run has no {', '.join(empty)}"
@@ -39,10 +39,16 @@ class GuardContract(ContractBase):
         assert sum(len(journal.metrics[name]) for name in canonical.MANY) == 10_000
         assert any(math.isnan(point.value) for point in journal.metrics["odd/special"])
         assert len({point.time for points in journal.metrics.values() for point in points}) > 1000
+        assert set(extreme.journal.metrics) == {*canonical.WIDE, "negative"}
+        assert set(extreme.journal.histograms) == {"bins/many", "bins/fractions", "negative/histogram"}
 
     def test_everything_is_delivered(self, delivered: Delivered) -> None:
         """No event of the run with everything is refused, and its courier comes to an end."""
         assert_done(delivered.row)
+
+    def test_extremes_are_delivered(self, extreme: Delivered) -> None:
+        """Nothing is refused for its size, its step or its type."""
+        assert_done(extreme.row)
 
     def test_run_can_be_read_back(self, delivered: Delivered) -> None:
         """The reader, or the author's own way to read, gives a record of the run."""

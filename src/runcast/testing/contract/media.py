@@ -46,11 +46,12 @@ class MediaContract(ContractBase):
     @feature("texts")
     def test_long_texts_are_not_cut(self, delivered: Delivered) -> None:
         """A text of 140,000 characters comes back whole."""
-        self.needs(delivered.reporter, "log_text")
-        (wanted,) = delivered.journal.texts["text/long"]
-        found = [point.text for point in delivered.found.texts.get("text/long", [])]
-        assert [len(text) for text in found] == [len(wanted.text)], "a long text is cut, lost or in pieces"
-        assert found == [wanted.text]
+        self.assert_long_text(delivered, "text/long")
+
+    @feature("extremes")
+    def test_text_of_a_million_characters_is_not_cut(self, extreme: Delivered) -> None:
+        """A text of 1,450,000 characters comes back whole."""
+        self.assert_long_text(extreme, "text/very-long")
 
     @feature("texts")
     def test_all_texts_are_the_ones_logged(self, delivered: Delivered) -> None:
@@ -65,15 +66,12 @@ class MediaContract(ContractBase):
     @feature("images")
     def test_images_are_the_same_pixel_by_pixel(self, name: str, delivered: Delivered) -> None:
         """Size, channels and every pixel come back, at the right step."""
-        self.needs(delivered.reporter, "log_image")
-        wanted, found = delivered.journal.images[name], delivered.found.images.get(name, [])
-        self.assert_steps(name, wanted, found, "images")
-        for expected, actual in zip(wanted, found, strict=True):
-            before, after = _pixels(expected.image), _pixels(actual.image)
-            assert before[:2] == after[:2], f"{name} at step {expected.step} was {before[:2]} and is {after[:2]}"
-            assert before == after, (
-                f"{name} at step {expected.step} has other pixels: is it compressed with a loss, or scaled?"
-            )
+        self.assert_pixels(delivered, name)
+
+    @feature("extremes")
+    def test_large_image_is_not_scaled(self, extreme: Delivered) -> None:
+        """An image of 1,100 by 1,040 pixels has them all."""
+        self.assert_pixels(extreme, "picture/large")
 
     @feature("images")
     def test_all_images_are_the_ones_logged(self, delivered: Delivered) -> None:
@@ -106,6 +104,16 @@ class MediaContract(ContractBase):
         """Five hundred rows come back, in order."""
         self.assert_tables(delivered, "table/long", "rows are cut, or out of order")
 
+    @feature("extremes")
+    def test_twelve_thousand_rows_are_not_cut(self, extreme: Delivered) -> None:
+        """W&B, for one, shows ten thousand, and keeps no more unless told to."""
+        self.assert_tables(extreme, "table/very-long", "rows are cut, or out of order")
+
+    @feature("extremes")
+    def test_sixty_columns_are_not_cut(self, extreme: Delivered) -> None:
+        """A table may be wider than a page."""
+        self.assert_tables(extreme, "table/wide", "columns are cut")
+
     # -- histograms ------------------------------------------------------------------------------------------------
 
     @feature("histograms")
@@ -118,12 +126,42 @@ class MediaContract(ContractBase):
         """Where all values are the same, there is a bin with all of them."""
         self.assert_histograms(delivered, "weights/one", "is a distribution without width left out?")
 
+    @feature("extremes")
+    def test_six_hundred_bins_are_kept(self, extreme: Delivered) -> None:
+        """An imported histogram has as many bins as others gave it: torch's for TensorBoard have hundreds."""
+        self.assert_histograms(extreme, "bins/many", "are there too many bins for the tracker, or made anew?")
+
+    @feature("fractional counts")
+    def test_fractional_counts_are_kept(self, extreme: Delivered) -> None:
+        """An imported histogram may be weighted, or a density: its counts are no whole numbers."""
+        self.assert_histograms(extreme, "bins/fractions", "are they rounded, or turned into integers?")
+
     # -- verbs -----------------------------------------------------------------------------------------------------
 
     def assert_steps(self, name: str, wanted: Sequence[_AtStep], found: Sequence[_AtStep], kind: str) -> None:
         """Fails if there aren't as many, at the same steps."""
         steps, there = [point.step for point in wanted], [point.step for point in found]
         assert there == steps, f"{kind} {name}: logged at the steps {steps}, found at {there}"
+
+    def assert_long_text(self, delivered: Delivered, name: str) -> None:
+        """Fails if the one text of this name isn't whole."""
+        self.needs(delivered.reporter, "log_text")
+        (wanted,) = delivered.journal.texts[name]
+        found = [point.text for point in delivered.found.texts.get(name, [])]
+        assert [len(text) for text in found] == [len(wanted.text)], "a long text is cut, lost or in pieces"
+        assert found == [wanted.text]
+
+    def assert_pixels(self, delivered: Delivered, name: str) -> None:
+        """Fails at the first image of this name that has another size, other channels or other pixels."""
+        self.needs(delivered.reporter, "log_image")
+        wanted, found = delivered.journal.images[name], delivered.found.images.get(name, [])
+        self.assert_steps(name, wanted, found, "images")
+        for expected, actual in zip(wanted, found, strict=True):
+            before, after = _pixels(expected.image), _pixels(actual.image)
+            assert before[:2] == after[:2], f"{name} at step {expected.step} was {before[:2]} and is {after[:2]}"
+            assert before == after, (
+                f"{name} at step {expected.step} has other pixels: is it compressed with a loss, or scaled?"
+            )
 
     def assert_tables(self, delivered: Delivered, name: str, why: str) -> None:
         """Fails at the first cell that isn't what was logged."""

@@ -52,6 +52,16 @@ class MetricsContract(ContractBase):
             )
             assert sorted(steps) == list(range(count)), f"{name}: the number of points is right, their steps are not"
 
+    @feature("extremes")
+    def test_twelve_hundred_names_of_one_event_all_arrive(self, extreme: Delivered) -> None:
+        """One call may have more names than some trackers take in one."""
+        found = {name: [point.value for point in points] for name, points in extreme.found.metrics.items()}
+        lost = [name for name in canonical.WIDE if name not in found]
+        assert not lost, (
+            f"{len(lost)} of {len(canonical.WIDE)} names that were logged at once are lost, the first {lost[0]!r}"
+        )
+        assert {name: found[name] for name in canonical.WIDE} == {k: [value] for k, value in canonical.WIDE.items()}
+
     @feature("metrics")
     def test_points_are_at_their_steps(self, delivered: Delivered) -> None:
         """A point's step is the one it was logged at, not a count of calls."""
@@ -104,6 +114,20 @@ class MetricsContract(ContractBase):
         """A step needs more than 32 bits where it counts tokens."""
         found = [point.step for point in self.points(delivered, "odd/order")]
         assert 2**40 in found, f"step 2**40 is not among {found}: is it cut to 32 bits, or turned into a float?"
+
+    @feature("negative steps")
+    def test_negative_steps_are_kept(self, extreme: Delivered) -> None:
+        """A step below zero, as of a warm-up, is a step, whatever is logged there."""
+        found = {point.step: point.value for point in self.points(extreme, "negative")}
+        assert found == {step: step / 7 for step in canonical.NEGATIVE}, (
+            f"logged at the steps {canonical.NEGATIVE}, the tracker has {found}: is a negative one taken for none, or unsigned?"
+        )
+        for kind in ("texts", "images", "tables", "histograms"):
+            if not extreme.reporter.supports(_OTHERS[kind]):
+                continue
+            name = f"negative/{kind.removesuffix('s')}"
+            steps = [point.step for point in getattr(extreme.found, kind).get(name, [])]
+            assert steps == [-7], f"{kind} {name}: logged at step -7, found at {steps}"
 
     @feature("steps out of order")
     def test_two_values_at_one_step_are_two(self, delivered: Delivered) -> None:

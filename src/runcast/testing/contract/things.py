@@ -74,6 +74,12 @@ class ThingsContract(ContractBase):
             f"expected {sorted(wanted)}, found {list(found)}: sorted, each once, and no other"
         )
 
+    @feature("extremes")
+    def test_long_tag_is_not_cut(self, extreme: Delivered) -> None:
+        """A tag of three hundred characters comes back whole."""
+        self.needs(extreme.reporter, "add_tags")
+        assert list(extreme.found.tags) == list(extreme.journal.tags), "a long tag is cut, lost or in pieces"
+
     @feature("summary")
     def test_results_keep_value_and_type(self, delivered: Delivered) -> None:
         """Numbers, texts, booleans, None, NaN and nested values come back as they were."""
@@ -82,6 +88,14 @@ class ThingsContract(ContractBase):
             assert key in delivered.found.summary, f"the result {key!r} is lost"
             wanted, found = canonical.SUMMARY[key], delivered.found.summary[key]
             assert same(wanted, found), f"the result {key!r} was {str(wanted)[:100]!r} and is {str(found)[:100]!r}"
+
+    @feature("extremes")
+    def test_long_result_is_not_cut(self, extreme: Delivered) -> None:
+        """A result of 120,000 characters comes back whole."""
+        self.needs(extreme.reporter, "set_summary")
+        wanted, found = extreme.journal.summary["report/very-long"], extreme.found.summary.get("report/very-long", "")
+        assert len(found) == len(wanted), f"a result of {len(wanted)} characters comes back with {len(found)}"
+        assert found == wanted
 
     @feature("summary")
     def test_last_result_of_a_name_counts(self, delivered: Delivered) -> None:
