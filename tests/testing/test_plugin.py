@@ -68,7 +68,7 @@ def test_capabilities_are_what_was_proven(run: Callable[..., subprocess.Complete
     """``--capabilities`` says yes, no or failed for each feature, how it goes there, and keeps what it says of others."""
     file = tmp_path / "capabilities.json"
     file.write_text(json.dumps({"other": {"metrics": {"result": "yes", "how": ""}}}))
-    chosen = "texts or images or tables or result or all_points or exact or short_run or several"
+    chosen = "texts or images or tables or results or all_points or exact or short_run or several"
     done = run(KIT, "--capabilities", str(file), "-k", chosen)
     assert done.returncode == 1, done.stdout
     found = json.loads(file.read_text())
