@@ -106,12 +106,12 @@ class MediaContract(ContractBase):
 
     @feature("extremes")
     def test_twelve_thousand_rows_are_not_cut(self, extreme: Delivered) -> None:
-        """W&B, for one, shows ten thousand, and keeps no more unless told to."""
+        """Twelve thousand rows come back, in order."""
         self.assert_tables(extreme, "table/very-long", "rows are cut, or out of order")
 
     @feature("extremes")
     def test_sixty_columns_are_not_cut(self, extreme: Delivered) -> None:
-        """A table may be wider than a page."""
+        """A table of sixty columns comes back with all of them."""
         self.assert_tables(extreme, "table/wide", "columns are cut")
 
     # -- histograms ------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ class MediaContract(ContractBase):
 
     @feature("extremes")
     def test_six_hundred_bins_are_kept(self, extreme: Delivered) -> None:
-        """An imported histogram has as many bins as others gave it: torch's for TensorBoard have hundreds."""
+        """An imported histogram has as many bins as others gave it: torch's usual ones have hundreds."""
         self.assert_histograms(extreme, "bins/many", "are there too many bins for the tracker, or made anew?")
 
     @feature("fractional counts")

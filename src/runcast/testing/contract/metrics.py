@@ -54,7 +54,7 @@ class MetricsContract(ContractBase):
 
     @feature("extremes")
     def test_twelve_hundred_names_of_one_event_all_arrive(self, extreme: Delivered) -> None:
-        """One call may have more names than some trackers take in one."""
+        """A call with more names than some trackers take at once loses none."""
         found = {name: [point.value for point in points] for name, points in extreme.found.metrics.items()}
         lost = [name for name in canonical.WIDE if name not in found]
         assert not lost, (
