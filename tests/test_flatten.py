@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runcast.flatten import escape, flatten, from_text, to_text, unescape, unflatten
+from runcast.flatten import escape, flatten, from_text, literal, to_text, unescape, unflatten
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 nested = st.recursive(
@@ -54,6 +54,27 @@ def test_text_of_a_value_is_readable(value, text):
 def test_nan_has_a_text():
     """NaN is a value like others."""
     assert math.isnan(from_text(to_text(math.nan)))
+
+
+@given(st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.lists(st.integers()))
+def test_text_that_others_made_of_a_value_is_the_value(value):
+    """By `str`, as MLflow makes them."""
+    assert literal(str(value)) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["3.10", "12e4567", "1e400", "5e3", "007", "12345678901234567890.12345", '"quoted"', "[1.50]", "NaN", "nan", "inf"],
+)
+def test_text_that_only_looks_like_a_value_stays(text):
+    """A version, a commit and digits beyond a double are what they are."""
+    assert literal(text) == text
+
+
+@pytest.mark.parametrize(("text", "value"), [("None", None), ('{"a":1}', {"a": 1}), ('["é"]', ["é"])])
+def test_text_of_json_or_python_is_the_value(text, value):
+    """None, and JSON with or without spaces."""
+    assert literal(text) == value
 
 
 @given(st.text())

@@ -9,6 +9,8 @@ from typing import Any
 
 from runcast.events import pack, unpack
 
+_LITERALS = {"True": True, "False": False, "None": None}
+
 
 def flatten(config: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
     """A nested dict as one level, keys joined by `separator`; `unflatten` is its inverse.
@@ -65,6 +67,21 @@ def from_text(text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     return unpack(value)
+
+
+def literal(text: str) -> Any:
+    """The value that a text of another program's means, where the text is exactly what JSON or `str` make of it.
+
+    So neither ``3.10`` nor ``12e4567`` is a number, and a text in quotes is that text.
+    """
+    if text in _LITERALS:
+        return _LITERALS[text]
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+        texts = (json.dumps(value), json.dumps(value, ensure_ascii=False), json.dumps(value, separators=(",", ":")))
+    except (ValueError, RecursionError):
+        return text
+    return value if text in texts and not isinstance(value, str) else text
 
 
 def _no_constant(word: str) -> Any:
