@@ -113,7 +113,7 @@ class TensorBoardReporter(Reporter):
             "started": run.started,
         }
         self._file = _EventFile(self._folder)
-        if not stored.record.run_id:
+        if not stored.ours:
             self._write_hparams(run)
         self._write_run("running")
         self.flush()
@@ -264,7 +264,9 @@ class TensorBoardReporter(Reporter):
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, native: NativeRun) -> RunRecord:
-        return Stored(Path(native.data["dir"])).record
+        stored = Stored(Path(native.data["dir"]))
+        stored.tell_what_is_left_out()
+        return stored.record
 
     def find_runs(self, source: str) -> Sequence[NativeRun]:
         """Every folder with event files, at or below a path; TensorBoard takes each for a run too."""
