@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -332,6 +334,102 @@ def test_logged_model_is_imported_with_its_files(where: str, tmp_path: Path, mon
     assert record.artifacts["best"].kind == "model"
     assert {"MLmodel", "code.py", "requirements.txt"} <= set(files)
     assert files["code.py"] == (tmp_path / "code.py").read_bytes()
+
+
+MODELS = """
+import os, sys
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.chdir(sys.argv[1])
+import mlflow
+mlflow.set_tracking_uri(sys.argv[2])
+mlflow.set_experiment("theirs")
+open("code.py", "w").write(
+    "import mlflow\\n"
+    "class Same(mlflow.pyfunc.PythonModel):\\n"
+    "    def predict(self, context, model_input): return model_input\\n"
+    "mlflow.models.set_model(Same())\\n"
+)
+def log(name, step, word, **options):
+    open("word.txt", "w").write(word)
+    options |= {"python_model": "code.py", "pip_requirements": ["mlflow"], "code_paths": ["word.txt"]}
+    return mlflow.pyfunc.log_model(name=name, step=step, **options)
+os.makedirs("files")
+open("files/important.bin", "w").write("important")
+with mlflow.start_run() as run:
+    mlflow.log_params({"lr": 0.1})
+    mlflow.log_artifacts("files", "beside")
+    log("beside", 4, "another thing")
+    log("best", 2, "second")
+    log("best", 1, "first", params={"layers": 3})
+    one, other = log("twin", 0, "one"), log("twin", 0, "other")
+    gone = log("gone", 0, "gone")
+    mlflow.MlflowClient().delete_logged_model(gone.model_id)
+    print(one.model_id, other.model_id, gone.model_id)
+"""
+
+
+@pytest.mark.skipif(version("mlflow").startswith("2."), reason="MLflow 2 keeps models among the run's files")
+def test_models_of_one_name_are_all_imported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By their steps, or their ids where these are the same; beside a folder of that name; one that was deleted is said."""
+    path = prepare(tmp_path)
+    one, other, gone = python(MODELS, str(tmp_path), f"sqlite:///{path}").stdout.splitlines()[-1].split()
+    with caplog.at_level(logging.WARNING, "runcast"):
+        (record,) = records(tmp_path).values()
+    assert files_of(record.artifacts["beside"].files) == {"important.bin": b"important"}
+    models = {name: artifact for name, artifact in record.artifacts.items() if artifact.kind == "model"}
+    assert {name: (model.step, files_of(model.files)["code/word.txt"]) for name, model in models.items()} == {
+        "beside/4": (4, b"another thing"),
+        "best/1": (1, b"first"),
+        "best/2": (2, b"second"),
+        f"twin/{one}": (0, b"one"),
+        f"twin/{other}": (0, b"other"),
+    }
+    assert models["best/1"].metadata["params"] == {"layers": 3}
+    assert models[f"twin/{one}"].metadata == {"model_id": one}
+    assert caplog.messages == [f"the model {gone} is left out: it was deleted"]
+
+
+TEXTS = {
+    "version": "3.10",
+    "commit": "12e4567",
+    "huge": "1e400",
+    "quoted": '"quoted"',
+    "digits": "12345678901234567890.12345",
+    "number": "007",
+    "missing": "nan",
+}
+
+PARAMS = """
+import json, os, sys
+os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_ALLOW_FILE_STORE="true")
+os.chdir(sys.argv[1])
+import mlflow, numpy
+mlflow.set_tracking_uri(sys.argv[2])
+with mlflow.start_run() as run:
+    mlflow.log_params(json.loads(sys.argv[3]) | {"small": 1e-5, "big": 10**20, "list": [1, 2.5], "half": 0.5})
+    data = mlflow.data.from_numpy(numpy.arange(3), source="https://example.com/data.csv", name="mine")
+    mlflow.log_input(data, context="training", tags={"split": "a"})
+print(data.digest)
+"""
+
+
+def test_params_are_the_values_that_were_logged(kind: str, tmp_path: Path) -> None:
+    """A text that only looks like a number stays a text; what MLflow made a text of is a value again."""
+    uri = "mlruns" if kind == "folder" else f"sqlite:///{prepare(tmp_path)}"
+    digest = python(PARAMS, str(tmp_path), uri, json.dumps(TEXTS)).stdout.splitlines()[-1]
+    (record,) = records(tmp_path).values()
+    config = {key: value for key, value in record.config.items() if not key.startswith("mlflow.")}
+    assert config == TEXTS | {"small": 1e-5, "big": 10**20, "list": [1, 2.5], "half": 0.5}
+    assert record.config["mlflow.datasets"] == [
+        {
+            "name": "mine",
+            "digest": digest,
+            "source_type": "http",
+            "source": {"url": "https://example.com/data.csv"},
+            "context": "training",
+            "split": "a",
+        }
+    ]
 
 
 # -- helpers -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import sys
@@ -13,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -32,6 +33,8 @@ from runcast.record import (
 )
 from runcast.reporters._mlflow_names import CLAIM, MORE, NATIVE, PIECES, REMOVED, WORDS, digest_in, finite_tag
 from runcast.reporters._mlflow_store import addressed
+
+logger = logging.getLogger("runcast")
 
 _MEDIA = re.compile(
     r"(?P<code>[^+/]*)\+step\+(?P<step>-?\d+)\+timestamp\+(?P<ms>\d+)\+(?P<digest>[0-9a-f]{16})[0-9a-f-]*\.(?:png|txt|json|svg)"
@@ -106,6 +109,17 @@ class Files:
             yield Path(self._fetch(path, folder))
 
 
+class Model(NamedTuple):
+    """A model of MLflow 3's: the step and the time at which it was logged, its id, name, parameters and files."""
+
+    step: int
+    time: int
+    id: str
+    name: str
+    params: dict[str, str]
+    files: Files
+
+
 def folder_of(location: str, usual: str = "") -> Path | None:
     """Where files are on this machine, by what MLflow says; None: they are on a server.
 
@@ -167,16 +181,31 @@ class Stored(Files):
             found[point.timestamp, point.step, repr(value)] = Point(point.step, value, point.timestamp / 1000)
         return [point for _, point in sorted(found.items(), key=lambda item: item[0][:2])]
 
-    def models(self) -> Iterator[tuple[str, int, Files]]:
-        """Name, step and files of the models that MLflow 3 keeps beside the run."""
+    def models(self) -> Iterator[Model]:
+        """The models that MLflow 3 keeps beside the run; one that was deleted is said."""
         outputs = getattr(self._run, "outputs", None)
         for output in outputs.model_outputs if outputs else ():
-            model = self.client.get_logged_model(output.model_id)
+            try:
+                model = self.client.get_logged_model(output.model_id)
+            except Exception as error:
+                if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                logger.warning("the model %s is left out: it was deleted", output.model_id)
+                continue
             folder = self._place(
                 model.artifact_location, f"{self.info.experiment_id}/models/{model.model_id}/artifacts"
             )
             listing = partial(self.client.list_logged_model_artifacts, model.model_id)
-            yield model.name, output.step, Files(self.client, folder, listing, partial(_fetch, self.client, model))
+            files = Files(self.client, folder, listing, partial(_fetch, self.client, model))
+            yield Model(
+                output.step, model.creation_timestamp, model.model_id, model.name, dict(model.params or {}), files
+            )
+
+    def datasets(self) -> Iterator[tuple[Any, dict[str, str]]]:
+        """What the run was told to have read: MLflow's `Dataset`, and the tags that say what for."""
+        inputs = getattr(self._run, "inputs", None)
+        for entry in inputs.dataset_inputs if inputs else ():
+            yield entry.dataset, {tag.key: tag.value for tag in entry.tags}
 
 
 def _fetch(client: Any, model: Any, path: str, folder: str) -> str:

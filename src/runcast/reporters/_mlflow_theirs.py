@@ -1,6 +1,6 @@
 """A run that was logged with MLflow itself: what of it a `RunRecord` can hold.
 
-config       the params, and where the run came from (``mlflow.user``, ``mlflow.source.name``, ...)
+config       the params, where the run came from (``mlflow.user``, ``mlflow.source.name``, ...), and ``mlflow.datasets``
 images       those of ``log_image`` with a key, and PNG files at the top
 tables       those of ``log_table``
 texts        text files at the top, and the run's description
@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from runcast.flatten import from_text, unflatten
+from runcast.flatten import literal, unflatten
 from runcast.record import ArtifactRecord, Content, ImagePoint, RunRecord, TablePoint, TextPoint
 from runcast.reporters._mlflow_names import WORDS
 from runcast.reporters._mlflow_record import Stored
@@ -30,13 +31,13 @@ _LONGEST = 1 << 20
 """Bytes of a file that counts as a text."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIGINS = ("mlflow.user", "mlflow.source.", "mlflow.project.", "mlflow.docker.", "mlflow.databricks.")
-_LITERALS = {"True": True, "False": False, "None": None}  # MLflow makes texts with `str`
 
 
 def their_record(stored: Stored) -> RunRecord:
     """The record of a run in whose tags runcast left nothing."""
     info, tags, started = stored.info, stored.tags, stored.info.start_time / 1000
     ended = info.end_time / 1000 if info.end_time and info.status in WORDS else None
+    datasets = _datasets(stored)
     origin = {key: value for key, value in tags.items() if key.startswith(_ORIGINS)}
     record = RunRecord(
         run_id=info.run_id,
@@ -44,7 +45,7 @@ def their_record(stored: Stored) -> RunRecord:
         project=stored.client.get_experiment(info.experiment_id).name,
         group=_parent(stored),
         status=WORDS.get(info.status, "running"),
-        config={**_config(stored.params), **origin},
+        config={**_config(stored.params), **origin, **({"mlflow.datasets": datasets} if datasets else {})},
         metrics={name: stored.points(name) for name in stored.metrics},
         tags=tuple(
             sorted(f"{key}={value}" if value else key for key, value in tags.items() if not key.startswith("mlflow."))
@@ -58,11 +59,35 @@ def their_record(stored: Stored) -> RunRecord:
     for top, paths in _by_top(rest).items():
         files = {path.removeprefix(f"{top}/"): stored.content(path) for path in paths}
         record.artifacts[top] = ArtifactRecord(top, _kind(files), files)
-    for name, step, model in stored.models():
-        record.artifacts[name] = ArtifactRecord(
-            name, "model", {path: model.content(path) for path in model.walk()}, step
-        )
+    _add_models(record, stored)
     return record
+
+
+def _add_models(record: RunRecord, stored: Stored) -> None:
+    """Each by its own name; with the step, else the id, where it isn't the only one that is called so."""
+    models = sorted(stored.models(), key=lambda model: (model.step, model.time, model.id))
+    named = Counter(model.name for model in models)
+    at_step = Counter((model.name, model.step) for model in models)
+    for model in models:
+        name = model.name
+        if named[name] > 1 or name in record.artifacts:
+            name = f"{model.name}/{model.step}"
+        if at_step[model.name, model.step] > 1 or name in record.artifacts:
+            name = f"{model.name}/{model.id}"
+        params = {key: text for key, text in model.params.items() if stored.params.get(key) != text}
+        about = {"model_id": model.id, **({"params": _config(params)} if params else {})}
+        files = {path: model.files.content(path) for path in model.files.walk()}
+        record.artifacts[name] = ArtifactRecord(name, "model", files, model.step, about)
+
+
+def _datasets(stored: Stored) -> list[dict[str, Any]]:
+    """The inputs that were logged: which they are, and what for."""
+    found = []
+    for dataset, tags in stored.datasets():
+        told = {"name": dataset.name, "digest": dataset.digest, "source_type": dataset.source_type}
+        context = {tag.removeprefix("mlflow.data."): value for tag, value in tags.items()}
+        found.append({**told, "source": literal(dataset.source), **context})
+    return found
 
 
 def _parent(stored: Stored) -> str | None:
@@ -79,7 +104,7 @@ def _parent(stored: Stored) -> str | None:
 
 def _config(params: dict[str, str]) -> dict[str, Any]:
     """The params, nested at their slashes, unless a name is also the beginning of another's path."""
-    values = {name: _LITERALS[text] if text in _LITERALS else from_text(text) for name, text in params.items()}
+    values = {name: literal(text) for name, text in params.items()}  # MLflow makes texts with `str`
     above = {name.rsplit("/", depth)[0] for name in values for depth in range(1, name.count("/") + 1)}
     return {**values} if above & values.keys() else unflatten(values)
 
