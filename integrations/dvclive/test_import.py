@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -67,6 +68,70 @@ def test_plain_run_is_imported(place: str, tmp_path: Path) -> None:
     assert (model.kind, model.metadata) == ("model", {"meta": {"a": 1}})
     assert {name: content.read() for name, content in model.files.items()} == {"model.bin": b"weights"}
     assert import_run(reporter, native, tmp_path / "runs").already
+
+
+TRACKED = """
+import sys, dvclive
+from pathlib import Path
+for name in ("model.pt", "data.csv", "shared.bin", "gone.bin", "sub/m.bin"):
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text(name)
+Path("folder/in").mkdir(parents=True)
+Path("folder/in/side").write_text("side")
+with dvclive.Live(sys.argv[1], save_dvc_exp=False, dvcyaml="dvc.yaml") as live:
+    live.log_metric("acc", 1.0)
+    live.log_artifact("model.pt", type="model", name="mine", desc="d", labels=["x"], meta={"k": 1})
+    live.log_artifact("folder", type="data")
+    live.log_artifact("sub/m.bin", name="deep", cache=False)
+    live.log_artifact("data.csv")
+    live.log_artifact("gone.bin", type="model")
+    live.log_artifact("shared.bin", type="model", name="copied", copy=True)
+Path("gone.bin").unlink()
+"""
+
+
+def test_artifacts_that_stayed_in_their_place_are_imported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What dvc.yaml names, wherever in the repository it is; what nothing names, or is not there, is said."""
+    project = repository(tmp_path / "project")
+    python(TRACKED, "dvclive", cwd=project)
+    (tmp_path / "outside.bin").write_text("outside")
+    description = project / "dvc.yaml"
+    description.write_text(f"{description.read_text()}  far:\n    path: ../outside.bin\n")
+    reporter = DVCLiveReporter()
+    (native,) = reporter.find_runs(str(project))
+    with caplog.at_level(logging.WARNING, "runcast"):
+        record = runcast.read_run(Path(import_run(reporter, native, tmp_path / "runs").dir))
+    assert {
+        name: (artifact.kind, {path: content.read() for path, content in artifact.files.items()})
+        for name, artifact in record.artifacts.items()
+    } == {
+        "mine": ("model", {"model.pt": b"model.pt"}),
+        "folder": ("data", {"in/side": b"side"}),
+        "deep": ("file", {"m.bin": b"sub/m.bin"}),
+        "copied": ("model", {"shared.bin": b"shared.bin"}),
+    }
+    assert record.artifacts["mine"].metadata == {"desc": "d", "labels": ["x"], "meta": {"k": 1}}
+    said = "\n".join(caplog.messages)
+    assert f"the artifact 'gone' is left out: there is no {project / 'gone.bin'}" in said
+    assert "the artifact 'far' is left out" in said
+    assert "no dvc.yaml says that a run logged them: data.csv" in said
+
+
+def test_dvc_yaml_of_other_runs_gives_no_artifacts(tmp_path: Path) -> None:
+    """One that names no file of the run's folder tells of others; what is in another run's folder is that run's."""
+    project = repository(tmp_path / "project")
+    (project / "one/plots/metrics").mkdir(parents=True)
+    (project / "two/artifacts").mkdir(parents=True)
+    (project / "two/plots/metrics").mkdir(parents=True)
+    for path in ("shared.bin", "two/artifacts/its.bin"):
+        (project / path).write_text(path)
+    entries = "artifacts:\n  shared:\n    path: shared.bin\n  its:\n    path: two/artifacts/its.bin\n"
+    found = []
+    for named in ("[two/metrics.json]", "[two/metrics.json, one/metrics.json]"):
+        (project / "dvc.yaml").write_text(f"metrics: {named}\n{entries}")
+        (native,) = DVCLiveReporter().find_runs(str(project / "one"))
+        found.append(list(DVCLiveReporter().read(native).artifacts))
+    assert found == [[], ["shared"]]
 
 
 def test_damage_costs_what_is_damaged(tmp_path: Path) -> None:

@@ -118,23 +118,51 @@ def _add_plot(record: RunRecord, name: str, path: Path) -> None:
 
 
 def _add_artifacts(record: RunRecord, folder: Path) -> None:
-    """What was copied into the folder; its type and metadata are in a ``dvc.yaml`` there or above."""
+    """What was copied into the folder, and what a ``dvc.yaml`` there or above, which also has types and metadata, names."""
+    places = _in_repository(folder)
     described: dict[Path, tuple[str, dict[str, Any]]] = {}
-    for place in _in_repository(folder):
+    tracked: set[Path] = set()
+    for place in places:
+        tracked |= {path.with_suffix("").resolve() for path in place.glob("*.dvc") if path.is_file()}
         try:
-            entries = from_yaml(place / DESCRIPTION).get("artifacts") or {}
-            described |= {(place / entry["path"]).resolve(): (name, entry) for name, entry in entries.items()}
+            description = from_yaml(place / DESCRIPTION)
+            entries = description.get("artifacts") or {}
+            found = {(place / entry["path"]).resolve(): (name, entry) for name, entry in entries.items()}
+            tracked -= found.keys()
+            if place == folder or _names(description, place, folder):
+                described |= found
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             logger.warning("%s: the artifacts are told without their types: %s", place / DESCRIPTION, error)
     root = folder / _ARTIFACTS
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         if path.suffix == ".dvc" or path.name == ".gitignore":
             continue
-        name, entry = described.get(path.resolve(), (path.name, {}))
-        base = path if path.is_dir() else root
-        files = {file.relative_to(base).as_posix(): Content.of_file(file) for file in _files(path)}
-        about = {key: value for key, value in entry.items() if key in ("desc", "labels", "meta")}
-        record.artifacts[name] = ArtifactRecord(name, str(entry.get("type") or "file"), files, None, about)
+        name, entry = described.pop(path.resolve(), (path.name, {}))
+        record.artifacts[name] = _artifact(name, entry, path, root)
+    for target, (name, entry) in described.items():
+        if not target.is_relative_to(places[-1].resolve()):
+            logger.warning("the artifact %r is left out: %s is outside of the repository", name, target)
+        elif not target.exists():
+            logger.warning("the artifact %r is left out: there is no %s; `dvc pull` may bring it", name, target)
+        elif not any(_is_one(parent) and parent != folder.resolve() for parent in target.parents):  # else another run's
+            record.artifacts[name] = _artifact(name, entry, target, target.parent)
+    if tracked:
+        paths = ", ".join(sorted(path.name for path in tracked))
+        logger.warning("%s: DVC tracks these, but no dvc.yaml says that a run logged them: %s", places[-1], paths)
+
+
+def _artifact(name: str, entry: dict[str, Any], path: Path, above: Path) -> ArtifactRecord:
+    base = path if path.is_dir() else above
+    files = {file.relative_to(base).as_posix(): Content.of_file(file) for file in _files(path)}
+    about = {key: value for key, value in entry.items() if key in ("desc", "labels", "meta")}
+    return ArtifactRecord(name, str(entry.get("type") or "file"), files, None, about)
+
+
+def _names(description: dict[str, Any], place: Path, folder: Path) -> bool:
+    """Whether a ``dvc.yaml`` is of the run in a folder: it names files there."""
+    entries = [entry for section in ("params", "metrics", "plots") for entry in description.get(section) or ()]
+    paths = [path for entry in entries for path in ([entry] if isinstance(entry, str) else entry)]
+    return any((place / path).resolve().is_relative_to(folder.resolve()) for path in paths)
 
 
 def _in_repository(folder: Path) -> list[Path]:
