@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import sqlite3
@@ -82,6 +83,44 @@ def test_plain_run_is_imported(store: tuple[Path, str], tmp_path: Path) -> None:
     assert record.metrics["system/cpu"][0].value == 0.5
     times = [point.time for point in record.metrics["loss"]]
     assert record.started <= times[0] <= times[-1] <= record.finished
+
+
+ODD = """
+import os, sys, trackio, numpy as np
+os.chdir(sys.argv[1])
+open("saved.bin", "w").write("saved")
+picture = lambda shade, caption=None: trackio.Image(np.full((4, 5, 3), shade, dtype=np.uint8), caption=caption)
+trackio.init(project="p", name="n", config={"nan": float("nan"), "deep": {"inf": [float("-inf")]}, "word": "w"},
+             auto_log_cpu=False, auto_log_gpu=False)
+trackio.log({"rows": trackio.Table(columns=["a", "b"], data=[[1, "x"], [float("nan"), None]])}, step=1)
+rows = [["one", picture(1, "first")], ["two", [picture(2, "second"), picture(3)]], ["three", None]]
+trackio.log({"seen": trackio.Table(columns=["name", "image"], data=rows)}, step=2)
+trackio.save("saved.bin")
+trackio.finish()
+"""
+
+
+def test_tables_with_gaps_and_images_are_imported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is missing is NaN, as Trackio has it; images in a table are images. Files of the project are said."""
+    folder = tmp_path / "trackio"
+    folder.mkdir()
+    plain(ODD, folder, str(tmp_path))
+    reporter = TrackioReporter()
+    (native,) = reporter.find_runs(str(folder))
+    with caplog.at_level(logging.WARNING, "runcast"):
+        record = runcast.read_run(import_run(reporter, native, tmp_path / "runs").dir)
+    assert repr(record.config) == repr({"nan": math.nan, "deep": {"inf": [-math.inf]}, "word": "w"})
+    (rows,) = record.tables["rows"]
+    assert repr(rows.rows) == repr(((1, "x"), (math.nan, None)))
+    (seen,) = record.tables["seen"]
+    assert (seen.columns, seen.rows[0], seen.rows[2]) == (("name", "image"), ("one", "first"), ("three", None))
+    name, both = seen.rows[1]
+    caption, _, file = both.partition(", ")
+    assert (name, caption, file[-4:]) == ("two", "second", ".png")
+    assert [point.step for point in record.images["seen/image"]] == [2, 2, 2]
+    stored = {path.read_bytes() for path in (folder / "media").rglob("*.png")}
+    assert {point.image.read() for point in record.images["seen/image"]} == stored
+    assert "files that belong to the project 'p', not to a run, are left out: ['saved.bin']" in caplog.text
 
 
 @pytest.mark.parametrize("configured", ["TRACKIO_DIR", "HF_HOME"])

@@ -81,7 +81,7 @@ def record_of(store: Store, run: Known, config: dict[str, Any]) -> RunRecord:
         config: Trackio's, with what it notes there itself.
     """
     record = RunRecord(run.id, run.name, store.project, config.get("_Group"), status="completed")
-    record.config = {key: value for key, value in plain(config).items() if not key.startswith("_")}
+    record.config = {key: _meant(value) for key, value in plain(config).items() if not key.startswith("_")}
     times = []
     for row in store.rows(run.id):
         time = seconds(row.time)
@@ -95,6 +95,9 @@ def record_of(store: Store, run: Known, config: dict[str, Any]) -> RunRecord:
     _add_alerts(record, store, run)
     _add_traces(record, store, run)
     _add_artifacts(record, store, run)
+    saved = sorted(path.name for path in (store.media / store.project / "files").rglob("*") if path.is_file())
+    if saved:  # with `trackio.save`
+        logger.warning("files that belong to the project %r, not to a run, are left out: %s", store.project, saved)
     created = config.get("_Created")
     record.started = seconds(created) if isinstance(created, str) else min(times, default=None)
     record.finished = max(times, default=record.started)
@@ -130,7 +133,10 @@ def _add_medium(record: RunRecord, store: Store, key: str, value: dict[str, Any]
     elif kind == TABLE:
         rows = value["_value"]
         columns = tuple(dict.fromkeys(column for row in rows for column in row))
-        cells = tuple(tuple(plain(row.get(column)) for column in columns) for row in rows)
+        cells = tuple(
+            tuple(_cell(record, store, f"{key}/{column}", row.get(column), step, time) for column in columns)
+            for row in rows
+        )
         record.tables.setdefault(key, []).append(TablePoint(step, columns, cells, time))
     elif kind == HISTOGRAM:
         counts, edges = tuple(map(float, value["values"])), tuple(map(float, value["bins"]))
@@ -141,6 +147,30 @@ def _add_medium(record: RunRecord, store: Store, key: str, value: dict[str, Any]
         about = {"type": kind, "caption": value.get("caption")}
         name = f"{key}/{step}"
         record.artifacts[name] = ArtifactRecord(name, "file", {path.name: Content.of_file(path)}, step, about)
+
+
+def _cell(record: RunRecord, store: Store, key: str, value: Any, step: int, time: float) -> Any:
+    """A table's cell; images in it are images of their own, ``<table>/<column>``, and their captions or names stay."""
+    images = value if isinstance(value, list) else [value]
+    if not images or not all(isinstance(image, dict) and image.get("_type") == IMAGE for image in images):
+        return _meant(plain(value))
+    names = []
+    for image in images:
+        try:
+            _add_medium(record, store, key, image, step, time)
+        except (OSError, ValueError, LookupError, TypeError, MissingDependencyError) as error:
+            logger.warning("an image of %r at step %s is left out: %s: %s", key, step, type(error).__name__, error)
+        names.append(str(image.get("caption") or Path(str(image.get("file_path"))).name))
+    return ", ".join(names)
+
+
+def _meant(value: Any) -> Any:
+    """A setting or a cell with the numbers that JSON doesn't know, as Trackio reads them: what is missing is NaN, too."""
+    if isinstance(value, dict):
+        return {key: _meant(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_meant(item) for item in value]
+    return float(value) if isinstance(value, str) and value in NOT_FINITE else value
 
 
 def _add_system(record: RunRecord, store: Store, run: Known) -> list[float]:
