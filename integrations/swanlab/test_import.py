@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import struct
 import zlib
 from pathlib import Path
@@ -21,6 +22,7 @@ folder, state = sys.argv[1:]
 off = dict.fromkeys(("hardware", "runtime", "requirements", "git", "swanlab", "monitor"), False)
 settings = swanlab.Settings(interactive=False, terminal={"proxy_type": "none"}, probe=off)
 swanlab.init(mode="offline", log_dir=folder, id="abc", project="p", name="n", group="g", tags=["b", "a"],
+             description="What it is about", job_type="trial",
              config={"lr": 0.1, "model": {"layers": [1, 2]}}, settings=settings)
 for step in range(5):
     swanlab.log({"loss": 1 / (step + 1), "nested": {"acc": step}}, step=step)
@@ -48,7 +50,13 @@ def test_plain_run_is_imported(status: str, tmp_path: Path) -> None:
     record = runcast.read_run(import_run(reporter, native, tmp_path / "runs").dir)
     assert (record.run_id, record.name, record.project, record.group) == ("abc", "n", "p", "g")
     assert (record.status, record.tags) == (status, ("a", "b"))
-    assert record.config == {"lr": 0.1, "model": {"layers": [1, 2]}, "later": True}
+    assert record.config == {
+        "lr": 0.1,
+        "model": {"layers": [1, 2]},
+        "later": True,
+        "swanlab.job_type": "trial",
+    }
+    assert [(point.step, point.text) for point in record.texts["description"]] == [(0, "What it is about")]
     assert [(point.step, point.value) for point in record.metrics["loss"]] == [(s, 1 / (s + 1)) for s in range(5)]
     assert [point.value for point in record.metrics["nested/acc"]] == [0, 1, 2, 3, 4]
     assert record.metrics["nan"][0].value != record.metrics["nan"][0].value
@@ -60,6 +68,20 @@ def test_plain_run_is_imported(status: str, tmp_path: Path) -> None:
     assert json.loads(next(iter(record.artifacts["chart/9"].files.values())).read())["series"][0]["name"] == "y"
     times = [point.time for point in record.metrics["loss"]]
     assert record.started <= times[0] <= times[-1] <= record.finished
+
+
+def test_image_that_is_none_is_left_out_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The others of that step are there, and the warning names it."""
+    python(PLAIN, str(tmp_path), "completed")
+    first = sorted((tmp_path).rglob("media/image/*"))[0]
+    first.write_bytes(b"no image")
+    reporter = SwanLabReporter()
+    (native,) = reporter.find_runs(str(tmp_path))
+    with caplog.at_level(logging.WARNING, "runcast"):
+        record = runcast.read_run(import_run(reporter, native, tmp_path / "runs").dir)
+    assert sum(map(len, record.images.values())) == 2
+    assert len(record.metrics["loss"]) == 5
+    assert "at step 9 is left out" in caplog.text
 
 
 def test_runs_are_found_by_file_folder_and_store(tmp_path: Path) -> None:
@@ -125,6 +147,7 @@ def test_log_from_before_swanlab_0_8_is_read(tmp_path: Path) -> None:
     assert [point.step for point in record.metrics["loss"]] == [0, 1, 2]
     assert record.metrics["loss"][2].value == 0.30000000000000004
     assert [(point.step, point.text) for point in record.texts["note"]] == [(5, "hello")]
+    assert [(point.step, point.text) for point in record.texts["description"]] == [(0, "d")]
     assert record.artifacts["sound/6"].files["sound.wav"].read() == b"RIFF"
     assert record.artifacts["sound/6"].metadata == {"type": "file", "caption": "bang"}
     assert record.started == record.finished == record.metrics["loss"][0].time == 1767225600.5

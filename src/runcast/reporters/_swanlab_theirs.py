@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from runcast.errors import MissingDependencyError
 from runcast.events import RunStatus
 from runcast.media import png
 from runcast.record import ArtifactRecord, Content, ImagePoint, Point, RunRecord, TablePoint, TextPoint, inside
@@ -64,6 +65,7 @@ def _add(record: RunRecord, folder: Path, message: Any) -> None:
             record.group = start.group or None
             record.tags = tuple(sorted(set(start.tags) | set(record.tags)))
             record.started = seconds(start.started_at) if record.started is None else record.started
+            _describe(record, start.description, start.job_type)
         case "scalar":
             scalar = message.scalar
             point = Point(scalar.step, scalar.value.number, seconds(scalar.timestamp))
@@ -81,6 +83,14 @@ def _add(record: RunRecord, folder: Path, message: Any) -> None:
             record.finished = seconds(message.finish.finished_at)
 
 
+def _describe(record: RunRecord, description: str | None, job_type: str | None) -> None:
+    """What the run is about: a text ``description``, a setting ``swanlab.job_type``."""
+    if description:
+        record.texts.setdefault("description", [TextPoint(0, description, record.started or 0.0)])
+    if job_type:
+        record.config["swanlab.job_type"] = job_type
+
+
 def _status(finish: Any) -> RunStatus:
     found = finish.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[finish.state].name
     states: dict[str, RunStatus] = {"FINISHED": "completed", "CRASHED": "failed", "ABORTED": "killed"}
@@ -93,7 +103,12 @@ def _add_medium(record: RunRecord, kind: str, key: str, step: int, time: float, 
     elif kind == "text":
         record.texts.setdefault(key, []).append(TextPoint(step, path.read_bytes().decode(errors="replace"), time))
     elif kind == "image" and path.suffix in _PICTURES:
-        record.images.setdefault(key, []).append(ImagePoint(step, Content.of_bytes(png(path)), time))
+        try:
+            content = Content.of_bytes(png(path))
+        except (OSError, ValueError, MissingDependencyError) as error:
+            logger.warning("the image %r at step %d is left out: %s", key, step, error)
+            return
+        record.images.setdefault(key, []).append(ImagePoint(step, content, time))
     elif (table := _table(path)) is not None:
         record.tables.setdefault(key, []).append(TablePoint(step, *table, time))
     else:  # sound, video, HTML, charts, ...
@@ -151,6 +166,7 @@ def _add_old(record: RunRecord, folder: Path, kind: str, data: dict[str, Any]) -
         case "Experiment":
             record.run_id = data.get("id") or folder.name
             record.name, record.tags = data["name"], tuple(sorted(data.get("tags") or ()))
+            _describe(record, data.get("description"), data.get("job_type"))
         case "Scalar":
             point = Point(int(data["step"]), float(data["metric"]["data"]), _time(data["metric"]))
             record.metrics.setdefault(data["key"], []).append(point)
