@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runcast.flatten import escape, flatten, from_text, literal, to_text, unescape, unflatten
+from runcast.flatten import escape, flatten, from_text, literal, nest, to_text, unescape, unflatten
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 nested = st.recursive(
@@ -33,6 +33,27 @@ def test_two_keys_never_become_one():
     """A slash within a key is not nesting."""
     flat = flatten({"a": {"b": 1}, "a/b": 2, "a%2Fb": 3})
     assert sorted(flat.values()) == [1, 2, 3]
+
+
+def test_a_path_through_a_value_stays_a_name():
+    """No value moves to another name, whichever comes first; the rest is nested."""
+    assert unflatten({"lr": 5, "opt": "adam", "opt|lr": 0.1}, "|") == {"lr": 5, "opt": "adam", "opt|lr": 0.1}
+    assert unflatten({"opt/lr": 0.1, "opt": "adam"}) == {"opt/lr": 0.1, "opt": "adam"}
+    assert unflatten({"a/b": 1, "a/b/c": 2, "a/d": 3}) == {"a": {"b": 1, "d": 3}, "a/b/c": 2}
+
+
+@given(st.dictionaries(st.text("ab%/"), st.integers()))
+def test_nesting_moves_and_drops_nothing(flat):
+    """What others called by paths is found by them, or by its whole name."""
+    nested = nest(flat)
+
+    def found(name):
+        level = nested
+        for part in name.split("/"):
+            level = level[part]
+        return level
+
+    assert all((nested[name] if name in nested else found(name)) == value for name, value in flat.items())
 
 
 @given(leaves | st.lists(leaves, max_size=3))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from runcast.events import pack, unpack
@@ -31,15 +31,28 @@ def flatten(config: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
 
 def unflatten(flat: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
     """The nested dict that `flatten` was given."""
+    return nest(flat, separator, lambda part: _unquote(part, separator))
+
+
+def nest(flat: Mapping[str, Any], separator: str = "/", key: Callable[[str], str] = str) -> dict[str, Any]:
+    """Names that are paths, as a nested dict. A path through what is itself a value stays a name, whole, on top.
+
+    Args:
+        key: Makes a key of a part of a path.
+    """
+    paths = {name: tuple(map(key, name.split(separator))) for name in flat}
+    values = set(paths.values())
     nested: dict[str, Any] = {}
-    for name, value in flat.items():
-        *parents, last = (_unquote(part, separator) for part in name.split(separator))
+    whole: dict[str, Any] = {}
+    for name, (*parents, last) in paths.items():
+        if any(paths[name][:depth] in values for depth in range(1, len(parents) + 1)):
+            whole[name] = flat[name]
+            continue
         level = nested
         for part in parents:
-            below = level.setdefault(part, {})
-            level = below if isinstance(below, dict) else level
-        level[last] = value
-    return nested
+            level = level.setdefault(part, {})
+        level[last] = flat[name]
+    return nested | whole
 
 
 def _quote(key: str, separator: str) -> str:
