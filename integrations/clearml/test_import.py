@@ -89,6 +89,7 @@ log = task.get_logger()
 log.report_scalar("a/b", "c", 1, 0)
 log.report_scalar("a", "b/c", 2, 0)
 log.report_scalar("a/b", "c", 3, 1)
+log.report_scalar("kept", "kept", 4, 0)
 log.report_histogram("bars", "labels", [1, 2, 3], iteration=1, xlabels=["cat", "dog", "eel"])
 log.report_histogram("bars", "signs", [1, -2, 3], iteration=1)
 log.report_table("table", "uneven", 1, table_plot=[["h1", "h2"], [1, 2], [3]])
@@ -151,8 +152,9 @@ def test_two_series_are_never_one(crowded: Path, tmp_path: Path, caplog: pytest.
     """Slashes in titles and series can make two look the same; that one has another name is said."""
     metrics = imported(crowded, tmp_path).metrics
     values = {name: [point.value for point in points] for name, points in metrics.items()}
-    assert values == {"a/b/c": [1, 3], "a/b/c_": [2]}
+    assert values == {"a/b/c": [1, 3], "a/b/c_": [2], "kept": [4]}
     assert "a second 'a/b/c' is called 'a/b/c_' here" in caplog.text
+    assert "'kept'" not in caplog.text  # an artifact may be called what a series is
 
 
 def test_bars_with_labels_are_a_table(crowded: Path, tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_file_of_a_strangers_session_is_not_looked_for_elsewhere(crowded: Path, 
         artifact["uri"] = str(tmp_path / "secret.txt")
     path.write_text(json.dumps(task))
     record = imported(tmp_path / "out", tmp_path / "runs")
-    assert (record.artifacts, record.texts["kept"][0].text) == ({}, str(tmp_path / "secret.txt"))
+    assert (record.artifacts, record.texts["kept_"][0].text) == ({}, str(tmp_path / "secret.txt"))
 
 
 def test_table_of_a_data_frame_has_its_columns(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ class _Reader:
                 _add_plot(record, key, step, time, event["plot_str"])
             case "training_debug_image":
                 address = str(event.get("url") or event.get("key"))
-                path = self._file(key, address, lambda: self._stored.sample(event), step, time)
+                path = self._file((title, series), name, address, lambda: self._stored.sample(event), step, time)
                 if path is not None and path.suffix.lower() in _PICTURES:
                     record.images.setdefault(key, []).append(ImagePoint(step, Content.of_file(path), time))
                 elif path is not None:
@@ -163,9 +163,8 @@ class _Reader:
 
     def add_artifact(self, artifact: Mapping[str, Any], begun: float) -> None:
         key, address = artifact["key"], str(artifact.get("uri") or "")
-        text = self._series.name(("artifact", key), key)
         time = max(begun, artifact.get("timestamp") or begun)  # which is in whole seconds
-        path = self._file(text, address, lambda: self._stored.artifact(address), 0, time)
+        path = self._file(("artifact", key), key, address, lambda: self._stored.artifact(address), 0, time)
         if path is None:
             return
         files = files_in_zip(path) if artifact["type"] == "archive" else {path.name: Content.of_file(path)}
@@ -173,7 +172,9 @@ class _Reader:
         about = dict(artifact.get("display_data") or ())
         self._record.artifacts[label] = ArtifactRecord(label, "file", files, None, about)
 
-    def _file(self, key: str, address: str, find: Callable[[], Path], step: int, time: float) -> Path | None:
+    def _file(
+        self, thing: Hashable, name: str, address: str, find: Callable[[], Path], step: int, time: float
+    ) -> Path | None:
         """A file of the session. Of one that is elsewhere, the address is kept as a text; that is said."""
         try:
             path = None if "://" in address else find()
@@ -181,6 +182,7 @@ class _Reader:
             path = None
         if path is not None and path.is_file():
             return path
+        key = self._series.name(thing, name)
         logger.warning("the file of %s is left out: it is at %s, which is kept as a text", key, redact_text(address))
         self._record.texts.setdefault(key, []).append(TextPoint(step, address, time))
         return None
