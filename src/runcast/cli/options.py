@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,19 @@ from runcast.cli.output import UsageError, expected
 
 if TYPE_CHECKING:
     from runcast.fewshot import TrainingArguments
+
+_WITHOUT_EFFECT = {
+    "train always trains and evaluates; predictions are made by runcast predict": "do_train do_eval do_predict",
+    "--sampling-strategy says what is drawn": "train_sampling_strategy length_column_name",
+    "a tracker's settings are its environment variables": "trackio_space_id trackio_bucket_id trackio_static_space_id",
+    "it is for other models and datasets than a few-shot classifier's": (
+        "batch_eval_metrics eval_do_concat_batches eval_use_gather_object include_for_metrics label_names "
+        "label_smoothing_factor liger_kernel_config neftune_noise_alpha prediction_loss_only remove_unused_columns "
+        "use_cache use_liger_kernel"
+    ),
+    "the trainer does without it": "dataloader_in_order dataloader_multiprocessing_context hub_always_push",
+}
+"""Options of transformers' trainer that would do nothing, or break the few-shot trainer, by what to say of them."""
 
 
 def split(tokens: Sequence[str]) -> tuple[str, list[str]]:
@@ -41,7 +55,7 @@ def training_arguments(tokens: Sequence[str], defaults: Mapping[str, Any], **our
         ours: Values of options that the command itself has.
 
     Raises:
-        UsageError: An unknown option (with the nearest known one), or a value that it can't have.
+        UsageError: An unknown option (with the nearest known one), one that would do nothing, or a value that it can't have.
         MissingDependencyError: The trainer is not installed.
     """
     from runcast.cli.training import import_fewshot
@@ -61,6 +75,7 @@ def training_arguments(tokens: Sequence[str], defaults: Mapping[str, Any], **our
     chosen, unknown = parser.parse_known_args(list(tokens))
     if unknown:
         raise UsageError(_unknown(unknown[0], names))
+    _check_effect(tokens, chosen)
     values = {name: value for name, value in vars(chosen).items() if name not in ours}
     try:
         with expected(ValueError, TypeError, ImportError):  # transformers' own checks
@@ -69,6 +84,21 @@ def training_arguments(tokens: Sequence[str], defaults: Mapping[str, Any], **our
         if isinstance(error.__cause__, json.JSONDecodeError):
             raise UsageError(f"an option takes JSON, not {error.__cause__.doc!r}: {error.__cause__.msg}") from error
         raise
+
+
+def _check_effect(tokens: Sequence[str], chosen: argparse.Namespace) -> None:
+    """Fails on options that would be taken and do nothing."""
+    for option in (token.partition("=")[0] for token in tokens if token.startswith("--")):
+        name = option.removeprefix("--").replace("-", "_").removeprefix("no_")
+        why = next((why for why, names in _WITHOUT_EFFECT.items() if name in names.split()), None)
+        if name.startswith("hub_") and not chosen.push_to_hub:
+            why = why or "it needs --push-to-hub True"
+        if name in ("per_device_train_batch_size", "max_pairs") and chosen.sampling_strategy == "batch":
+            why = "it is for pairs; --sampling-strategy batch has --classes-per-batch and --examples-per-class"
+        if name in ("classes_per_batch", "examples_per_class") and chosen.sampling_strategy != "batch":
+            why = "it is for --sampling-strategy batch; a step of pairs has --per-device-train-batch-size"
+        if why is not None:
+            raise UsageError(f"{option} would do nothing: {why}")
 
 
 def _unknown(token: str, names: Sequence[str]) -> str:

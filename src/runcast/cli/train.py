@@ -20,7 +20,7 @@ def train(
         list[str],
         typer.Argument(
             metavar="TRAIN [--OPTION VALUE]...",
-            help="The training file: CSV, JSONL or Parquet. Then any option of transformers' TrainingArguments.",
+            help="The training file: CSV, JSONL or Parquet. Then options of transformers' TrainingArguments.",
         ),
     ],
     evaluation: Annotated[Path, typer.Option("--eval", metavar="EVAL", help="The file to evaluate on, all of it.")],
@@ -54,7 +54,7 @@ def train(
 ) -> int:
     """Train a few-shot text classifier, and report the run to every tracker.
 
-    Every option of transformers' TrainingArguments works too, as --learning-rate 2e-5 or --learning_rate 2e-5.
+    The options of transformers' TrainingArguments work too, as --learning-rate 2e-5 or --learning_rate 2e-5.
     """
     from runcast.cli.data import check_classes, read_texts, sample
     from runcast.cli.options import split, training_arguments
@@ -113,6 +113,8 @@ def _views(trained: Trained) -> Sequence[RenderableType]:
         *(f"  {escape(name):<24} {output.number(value)}" for name, value in trained.metrics.items()),
         f"model  {escape(trained.model)}",
     ]
+    if trained.pushed is not None:
+        lines.append(f"hub    {escape(trained.pushed)}")
     if trained.run_dir is not None:
         lines.append(f"run    {escape(trained.run_dir)}")
         lines.append(f"       runcast show {trained.run}   runcast verify {trained.run}")

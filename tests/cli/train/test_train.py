@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import os
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
@@ -92,6 +98,14 @@ def test_options_of_training_arguments_work(train):
         (["--head", "torc"], "head is 'torc'; expected one of logistic, torch (torch?)"),
         (["--early-stopping", "2", "--eval-strategy", "no"], "early stopping needs evaluations"),
         (["--model", "no/such-model"], "no/such-model"),
+        (["--resume-from-checkpoint", "no/such-folder"], "no/such-folder holds no checkpoint"),
+        (["--resume-from-checkpoint", "True"], "output has no checkpoint to resume from"),
+        (["--do-predict"], "--do-predict would do nothing: train always trains and evaluates; predictions are made by"),
+        (["--no-remove-unused-columns"], "--no-remove-unused-columns would do nothing"),
+        (["--hub_model_id=me/it"], "--hub_model_id would do nothing: it needs --push-to-hub"),
+        (["--per-device-train-batch-size", "8"], "it is for pairs; --sampling-strategy batch has --classes-per-batch"),
+        (["--sampling-strategy", "unique", "--classes-per-batch", "8"], "it is for --sampling-strategy batch"),
+        (["--push-to-hub", "True"], "--push-to-hub: the repository 'output' can't be made at http"),
     ],
 )
 def test_option_that_makes_no_sense_is_refused(train, options, said, tmp_path):
@@ -130,6 +144,98 @@ def test_early_stopping_evaluates_and_keeps_the_best(train):
     record = runcast.read_run(result.json["run_dir"])
     assert [point.step for point in record.metrics["eval/accuracy"]] == [1, 2, 2]
     assert len(record.images["eval/embeddings"]) == 3
+
+
+def test_killed_training_goes_on(train, data, body_dir, tmp_path):
+    """Resumed from its last checkpoint it is the same run, in which no step shows twice; `False` starts another."""
+    output = tmp_path / "output"
+    saving = ("--save-strategy", "steps", "--save-steps", "2", "--logging-steps", "1")
+    command = [
+        *(sys.executable, "-m", "runcast", "train", data["csv"], "--eval", data["csv"], "--text-column", "words"),
+        *("--label-column", "topic", "--model", body_dir, "--output", output, "--report-to", "tensorboard"),
+        *("--max-steps", "100000", "--use-cpu", "--disable-tqdm", "True", *saving),
+    ]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while killed.poll() is None and not (output / "checkpoint-4" / "trainer_state.json").exists():
+            time.sleep(0.05)
+    finally:
+        killed.kill()
+    assert killed.wait() < 0, "it has ended by itself"
+    (run,) = (tmp_path / "runs").glob("*/journal.jsonl")
+    last = max(int(path.parent.name.partition("-")[2]) for path in output.glob("checkpoint-*/trainer_state.json"))
+
+    more = last + 3
+    resumed = train("--max-steps", more, "--resume-from-checkpoint", "True", *saving, "--json", report_to="tensorboard")
+    assert resumed.code == 0, resumed.err
+    assert (resumed.json["steps"], resumed.json["run"]) == (more, run.parent.name)
+    record = runcast.read_run(run.parent)
+    assert record.status == "completed"
+    assert [point.step for point in record.metrics["train/loss"]] == list(range(1, more + 1))
+
+    (checkpoint,) = output.glob(f"checkpoint-{last + 2}")
+    again = train("--max-steps", more + 1, "--resume-from-checkpoint", checkpoint, "--json", report_to="tensorboard")
+    assert (again.json["steps"], again.json["run"]) == (more + 1, resumed.json["run"])
+    anew = train("--resume-from-checkpoint", "False", "--json", report_to="tensorboard")
+    assert (anew.json["steps"], anew.json["run"] == resumed.json["run"]) == (2, False)
+
+
+def test_checkpoint_of_other_labels_is_refused(train, data):
+    """In one line; the run that wrote the checkpoint stays as it is."""
+    first = train("--save-strategy", "steps", "--save-steps", 2, "--json").json
+    data["csv"].write_text(data["csv"].read_text().replace("billing", "money"))
+    result = train("--resume-from-checkpoint", "True", "--max-steps", 4)
+    assert result.code == 2
+    assert "checkpoint-2 is of a classifier with the labels" in result.err.splitlines()[-1]
+    assert runcast.read_run(first["run_dir"]).status == "completed"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hugging Face hub as an upload of small files needs; commits go to the server's list."""
+
+    def answer(self):
+        sent = self.rfile.read(int(self.headers.get("content-length") or 0))
+        found = {"id": "me/it", "name": "me/it", "url": "https://huggingface.co/me/it", "sha": "a" * 40, "siblings": []}
+        if "/preupload/" in self.path:
+            paths = [file["path"] for file in json.loads(sent)["files"]]
+            found = {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
+        elif "/commit/" in self.path:
+            lines = [json.loads(line)["value"] for line in sent.splitlines()]
+            self.server.commits.append([line["path"] for line in lines if "path" in line])
+            found = {"commitUrl": "https://huggingface.co/me/it/commit/abc", "commitOid": "a" * 40, "success": True}
+        body = json.dumps(found).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = answer
+
+    def log_message(self, *args):
+        """Nothing on standard error."""
+
+
+def test_model_is_pushed_on_request(data, body_dir, tmp_path):
+    """`--push-to-hub` uploads the classifier that was saved, without checkpoints, and says where it is."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        hub.commits = []
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        command = [
+            *(sys.executable, "-m", "runcast", "train", data["csv"], "--eval", data["csv"], "--text-column", "words"),
+            *("--label-column", "topic", "--model", body_dir, "--max-steps", "2", "--report-to", "none", "--use-cpu"),
+            *("--json", "--push-to-hub", "True", "--hub-model-id", "me/it", "--hub-token", "hf_ours"),
+        ]
+        address = f"http://127.0.0.1:{hub.server_port}"
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        hub.shutdown()
+    assert done.returncode == 0, done.stderr
+    trained = json.loads(done.stdout)
+    assert trained["pushed"] == "https://huggingface.co/me/it/commit/abc"
+    saved = tmp_path / trained["model"]
+    files = {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}
+    assert [set(commit) for commit in hub.commits] == [files]
 
 
 def test_model_is_an_artifact_on_request(train):
