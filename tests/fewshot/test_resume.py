@@ -11,6 +11,7 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from runcast.fewshot import FewShotClassifier, Trainer
+from runcast.fewshot.checkpoint import find_checkpoint
 
 BATCHES = {"sampling_strategy": "batch", "classes_per_batch": 2, "examples_per_class": 4}
 
@@ -188,9 +189,17 @@ def test_a_checkpoint_is_a_complete_classifier(checkpoint, eval_data, make_train
 @pytest.mark.parametrize(
     ("file", "missing", "truncated"),
     [
-        ("optimizer.pt", "optimizer.pt is missing; .*load it as a model", "optimizer.pt or scheduler.pt: "),
-        ("scheduler.pt", "scheduler.pt is missing; resume from another", "optimizer.pt or scheduler.pt: "),
-        ("rng_state.pth", "rng_state.*pth is missing", "the random states: "),
+        (
+            "optimizer.pt",
+            "optimizer.pt is missing; .*load it as a model",
+            "optimizer.pt is damaged; .*load it as a model",
+        ),
+        (
+            "scheduler.pt",
+            "scheduler.pt is missing; resume from another",
+            "scheduler.pt is damaged; resume from another",
+        ),
+        ("rng_state.pth", "rng_state.*pth is missing", "rng_state.pth is damaged"),
         ("trainer_state.json", "trainer_state.json is missing", "trainer_state.json is damaged"),
         ("modules.json", "modules.json is missing", "modules.json is"),
         ("model.safetensors", "model.safetensors is missing", "model.safetensors is"),
@@ -221,6 +230,27 @@ def test_a_checkpoint_that_was_not_saved_to_the_end_is_passed_over(checkpoint, m
         resumed.train(resume_from_checkpoint=True)
     assert steps == [3, 4]
     assert "checkpoint-4 was not saved to the end, and is passed over: scheduler.pt is missing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors", "classifier.json"],
+)
+def test_a_checkpoint_that_ends_early_is_passed_over(checkpoint, file, caplog):
+    """So is one of which a file is there, and cut off."""
+    (checkpoint / file).write_bytes((checkpoint / file).read_bytes()[:-20])
+    with caplog.at_level("WARNING", logger="runcast"):
+        assert find_checkpoint(True, checkpoint.parent) == str(checkpoint.with_name("checkpoint-2"))
+    assert file in caplog.text
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_that_is_spoilt_inside_is_refused(checkpoint, make_trainer, file):
+    """What only loading it shows is an error that names it, too."""
+    content = (checkpoint / file).read_bytes()
+    (checkpoint / file).write_bytes(b"spoilt" * 20 + content[120:])
+    with pytest.raises(OSError, match="checkpoint-4 is damaged, or of another training"):
+        make_trainer(max_steps=8).train(resume_from_checkpoint=str(checkpoint))
 
 
 def test_a_model_without_its_optimizer_is_no_checkpoint(make_trainer):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from runcast.fewshot.folder import CONFIG_FILE, check_files, read_config
 
 logger = logging.getLogger("runcast")
 
@@ -30,7 +33,7 @@ def find_checkpoint(wanted: str | Path | bool, output_dir: str | Path) -> str:
         return str(wanted)
     by_step = {int(path.name.partition("-")[2]): path for path in Path(output_dir).glob("checkpoint-[0-9]*")}
     for _, found in sorted(by_step.items(), reverse=True):
-        flaws = _flaws(found)
+        flaws = _flaws(found) or _flaws_of_model(found)
         if not flaws:
             return str(found)
         logger.warning("%s was not saved to the end, and is passed over: %s", found, ", ".join(flaws))
@@ -73,4 +76,15 @@ def _flaws(folder: Path) -> list[str]:
             json.loads(state.read_bytes())
         except ValueError:
             flaws.append(f"{state.name} is damaged")
-    return flaws
+    saved = sorted(path for path in folder.iterdir() if path.suffix in (".pt", ".pth")) if folder.is_dir() else []
+    # torch writes zip files, whose table of contents comes last.
+    return [*flaws, *(f"{path.name} is damaged" for path in saved if not zipfile.is_zipfile(path))]
+
+
+def _flaws_of_model(folder: Path) -> list[str]:
+    """Likewise of the classifier in it, all of which is read for that."""
+    try:
+        check_files(folder, read_config(folder / CONFIG_FILE))
+    except OSError as error:
+        return [str(error)]
+    return []
