@@ -93,6 +93,12 @@ def test_what_cannot_be_drawn_from_is_an_error(data, options, message):
         sample_dataset(data, **options)
 
 
+def test_a_stream_is_refused():
+    """The error says how to draw from one."""
+    with pytest.raises(TypeError, match=r"IterableDataset.*Dataset.from_list\(list\(dataset.take"):
+        sample_dataset(datasets.Dataset.from_dict(DATA).to_iterable_dataset())
+
+
 def test_the_command_line_draws_the_same_examples(tmp_path):
     """``runcast train --shots`` and `sample_dataset` agree for a seed."""
     from runcast.cli.data import read_texts, sample

@@ -62,6 +62,33 @@ def test_every_kind_of_dataset_keeps_its_kind_and_its_other_columns():
     assert templated(Examples(["one", "two"], [1, 0])).labels == [1, 0, 0, 0, 1, 1]
 
 
+def test_labels_that_have_names_are_matched_by_these():
+    """A ClassLabel's numbers are those of its own names, in whatever order these are given, or only some of them."""
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=["account", "billing", "delivery"])
+    )
+    dataset = datasets.Dataset.from_dict({"text": ["one"], "label": [1]}, features=features)
+    data = get_templated_dataset(dataset, ["delivery", "account"], sample_size=1)
+    assert data.features == features
+    assert data.to_dict() == {
+        "text": ["one", "This sentence is delivery", "This sentence is account"],
+        "label": [1, 2, 0],
+    }
+    with pytest.raises(
+        ValueError, match=r"calls its labels \['account', 'billing', 'delivery'\].*has also \['parcels'\]"
+    ):
+        get_templated_dataset(dataset, ["account", "billing", "delivery", "parcels"])
+    numbers = get_templated_dataset(dataset.cast_column("label", datasets.Value("int64")), ["x", "y"], sample_size=1)
+    assert numbers["label"] == [1, 0, 1]
+
+
+def test_a_stream_is_refused():
+    """Nothing can be added to one."""
+    stream = datasets.Dataset.from_dict({"text": ["one"], "label": [1]}).to_iterable_dataset()
+    with pytest.raises(TypeError, match="IterableDataset.*from_list"):
+        templated(stream)
+
+
 def test_names_come_from_a_reference_dataset(tmp_path):
     """The column with names is read in the order of the labels' numbers; a dataset that knows its names says them itself."""
     (tmp_path / "plain").mkdir()

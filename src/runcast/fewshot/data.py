@@ -157,6 +157,19 @@ def columns_of(data: Any, name: str) -> dict[str, Any]:
     )
 
 
+def check_no_stream(data: Any, name: str) -> None:
+    """Fails on a `datasets.IterableDataset`, whose rows have no numbers, for those who need these.
+
+    Raises:
+        TypeError: It is one.
+    """
+    if hasattr(data, "column_names") and not hasattr(data, "select"):
+        raise TypeError(
+            f"{name} is a {type(data).__name__}, of which no rows can be picked; keep what is needed of it: "
+            "datasets.Dataset.from_list(list(dataset.take(10_000)))"
+        )
+
+
 def _is_column(value: Any) -> bool:
     """Whether it is a column (texts, labels), and not a dataset of its own."""
     if hasattr(value, "column_names") or hasattr(value, "columns") or isinstance(value, Mapping | Examples):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from runcast.fewshot.data import Examples, columns_of
+from runcast.fewshot.data import Examples, check_no_stream, columns_of
 from runcast.fewshot.labels import check_labels, label_form, plain
 from runcast.shots import draw
 
@@ -38,6 +38,7 @@ def sample_dataset(dataset: Data, label_column: str = "label", num_samples: int 
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1")
+    check_no_stream(dataset, "dataset")
     rows_of = _rows_of(_labels(dataset, label_column))
     few = [f"{_called(label)} has {len(rows)}" for label, rows in rows_of.items() if len(rows) < num_samples]
     if few:

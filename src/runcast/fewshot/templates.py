@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runcast.fewshot.data import Examples, columns_of
+from runcast.fewshot.data import Examples, check_no_stream, columns_of
 from runcast.fewshot.labels import LabelForm, check_labels, label_form, plain
 
 
@@ -24,7 +24,8 @@ def get_templated_dataset(
     """Texts such as ``This sentence is sports``, some for each label; added to a dataset, or by themselves.
 
     A label is given by its position in `candidate_labels`, or in a row of 0 and 1 if `multi_label`; in a dataset whose labels
-    are names, by its name. With positions, give the classifier the names:
+    are names, by its name, and where they are numbers with names (`datasets.ClassLabel`), by the number of that name. With
+    positions, give the classifier the names:
     ``FewShotClassifier.from_pretrained(..., labels=candidate_labels)``.
 
     Args:
@@ -46,8 +47,10 @@ def get_templated_dataset(
     Raises:
         ValueError: Both or none of `candidate_labels` and `reference_dataset`; a template without ``{}``; a column is missing;
             labels that don't go together.
+        TypeError: Data of another kind.
         OSError: The reference dataset can't be loaded.
     """
+    check_no_stream(dataset, "dataset")
     if (candidate_labels is None) == (reference_dataset is None):
         raise ValueError("get_templated_dataset needs either candidate_labels or reference_dataset")
     if "{}" not in template:
@@ -66,6 +69,15 @@ def get_templated_dataset(
         labels = _labels(places, names, "rows" if multi_label else "single", named=False)
         return datasets.Dataset.from_dict({text_column: texts, label_column: labels})
     form, named = _form(dataset, text_column, label_column, names)
+    numbered = _numbered(dataset, label_column)
+    if numbered is not None:
+        unknown = [name for name in names if name not in numbered]
+        if unknown:
+            raise ValueError(
+                f"dataset calls its labels {numbered}; candidate_labels has also {unknown}. Name them as it does, or make them "
+                f"numbers without names: dataset.cast_column({label_column!r}, datasets.Value('int64'))"
+            )
+        places = [numbered.index(names[place]) for place in places]
     if multi_label and form == "single":
         raise ValueError(
             "multi_label is set, but the dataset has one label a text; give lists of names or rows of 0 and 1"
@@ -124,6 +136,14 @@ def _form(dataset: Any, text_column: str, label_column: str, names: Sequence[str
             f"dataset has rows of {len(labels[0])} labels, and there are {len(names)} names: {list(names)}"
         )
     return form, form == "names" or isinstance(labels[0], str)
+
+
+def _numbered(dataset: Any, label_column: str) -> list[str] | None:
+    """What a dataset calls its labels, in the order of their numbers, if it says so."""
+    if not hasattr(dataset, "column_names"):
+        return None
+    names = getattr(dataset.features.get(label_column), "names", None)
+    return None if names is None else list(names)
 
 
 def _labels(places: Sequence[int], names: Sequence[str], form: LabelForm, named: bool) -> list[Any]:
