@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runcast.fewshot import label_sets
+from runcast.fewshot.label_sets import LabelSets
 from runcast.fewshot.permutation import Permutation
 from runcast.fewshot.sampling import ClassBatches, ContrastivePairs
 
@@ -24,6 +26,7 @@ LABEL_SETS = st.integers(2, 70).flatmap(
         max_size=20,
     )
 )
+MANY_LABELS = st.lists(st.lists(st.integers(0, 1), min_size=14, max_size=14), min_size=2, max_size=20)
 
 
 def share(one: int | list[int], other: int | list[int]) -> bool:
@@ -39,7 +42,7 @@ def all_pairs(labels: list) -> tuple[set[frozenset[int]], set[frozenset[int]]]:
 
 
 @settings(deadline=None, max_examples=120)
-@given(LABELS | LABEL_SETS)
+@given(LABELS | LABEL_SETS | MANY_LABELS)
 def test_unique_draws_every_pair_exactly_once(labels):
     """`unique` yields every pair once, with the right target."""
     positive, negative = all_pairs(labels)
@@ -50,7 +53,7 @@ def test_unique_draws_every_pair_exactly_once(labels):
 
 
 @settings(deadline=None, max_examples=120)
-@given(LABELS | LABEL_SETS, st.integers(1, 3), st.sampled_from([-1, 4, 20]))
+@given(LABELS | LABEL_SETS | MANY_LABELS, st.integers(1, 3), st.sampled_from([-1, 4, 20]))
 def test_counts_are_those_of_the_strategies(labels, num_iterations, max_pairs):
     """Oversampling, undersampling and num_iterations yield as many pairs of each kind as they promise."""
     limit = max_pairs // 2 if max_pairs > 0 else 10**9
@@ -140,6 +143,32 @@ def test_memory_is_that_of_the_labels_where_texts_have_several():
     assert len(sampler) > 5 * 10**9
     assert all((labels[a] & labels[b]).any() == bool(target) for a, b, target in first)
     assert peak < 60e6
+
+
+@settings(deadline=None, max_examples=120)
+@given(LABEL_SETS | MANY_LABELS, st.integers(0, 9), st.sampled_from([1, 1 << 17]))
+def test_later_sets_are_those_that_share_a_label(labels, seed, at_once):
+    """And weigh what they weigh together, however many are counted at once."""
+    rows = np.unique(np.array(labels, dtype=bool), axis=0)
+    weights = np.random.default_rng(seed).integers(1, 9, len(rows))
+    later = [[j for j in range(i + 1, len(rows)) if (rows[i] & rows[j]).any()] for i in range(len(rows))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label_sets, "_AT_ONCE", at_once)
+        sets = LabelSets(rows)
+        assert [sets.later(number).tolist() for number in range(len(rows))] == later
+        assert sets.later_weights(weights).tolist() == [weights[partners].sum() for partners in later]
+
+
+def test_many_sets_of_few_labels_are_counted_without_comparing_them(monkeypatch):
+    """So pairs are ready at once where nearly every text has labels of its own; the count is that of comparing all."""
+    labels = np.zeros((5000, 200), dtype=bool)
+    chosen = np.random.default_rng(0).integers(0, 200, (5000, 3))
+    labels[np.arange(5000)[:, None], chosen] = True
+    share = (labels.astype(np.float32) @ labels.T.astype(np.float32)) > 0
+    monkeypatch.setattr(LabelSets, "_share", None)
+    sampler = ContrastivePairs(labels, "unique")
+    assert sampler.positives == (share.sum() + 5000) // 2
+    assert sampler.negatives == (~share).sum() // 2
 
 
 # -- batches ---------------------------------------------------------------------------------------------------------

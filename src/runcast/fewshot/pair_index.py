@@ -10,9 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from runcast.fewshot.label_sets import LabelSets, packed
 from runcast.fewshot.permutation import Ints
-
-Bits = npt.NDArray[np.uint64]
 
 
 class PairIndex(Protocol):
@@ -81,14 +80,14 @@ class LabelSetPairs:
     """
 
     def __init__(self, labels: npt.NDArray[np.bool_]) -> None:
-        sets, members = np.unique(_packed(labels), axis=0, return_inverse=True)
-        self._words: Bits = np.ascontiguousarray(sets.T)
+        sets, examples, members = np.unique(packed(labels), axis=0, return_index=True, return_inverse=True)
+        self._sets = LabelSets(labels[examples])
         self._rows = np.argsort(members.reshape(-1), kind="stable")
         self._sizes = np.bincount(members.reshape(-1), minlength=len(sets)).astype(np.int64)
         self._first = np.cumsum(self._sizes) - self._sizes
         triangles = self._sizes * (self._sizes + 1) // 2
         self._nonempty: npt.NDArray[np.bool_] = np.asarray(sets.any(axis=1))
-        with_later = np.array([self._later(number, True).sum() for number in range(len(sets))], dtype=np.int64)
+        with_later = self._sets.later_weights(self._sizes)
         rest = len(labels) - self._first - self._sizes - with_later
         self._end = {
             True: np.cumsum(np.where(self._nonempty, triangles, 0) + self._sizes * with_later),
@@ -118,19 +117,21 @@ class LabelSetPairs:
         left, right = triangle(within)
         outside: npt.NDArray[np.bool_] = np.asarray(within >= inside)
         if outside.any():
-            ends = np.cumsum(self._later(number, kind))
-            row, column = np.divmod(within[outside] - inside, ends[-1])
-            partner = np.searchsorted(ends, column, side="right")
-            column -= np.concatenate(([0], ends))[partner]
-            left[outside], right[outside] = row, self._first[number + 1 + partner] + column - first
+            sharing = self._sets.later(number)
+            sizes = self._sizes[sharing]
+            ends = np.cumsum(sizes)
+            sharing_rows, later = int(sizes.sum()), first + size
+            partners = sharing_rows if kind else len(self._rows) - later - sharing_rows
+            row, column = np.divmod(within[outside] - inside, partners)
+            if kind:
+                partner = np.searchsorted(ends, column, side="right")
+                place = self._first[sharing[partner]] + column - (ends - sizes)[partner]
+            else:  # past those of the sharing sets that come before
+                others_before = self._first[sharing] - later - (ends - sizes)
+                passed = np.searchsorted(others_before, column, side="right")
+                place = later + column + np.concatenate(([0], ends))[passed]
+            left[outside], right[outside] = row, place - first
         return first + left, first + right
-
-    def _later(self, number: int, kind: bool) -> Ints:
-        """The size of each later set; 0 for those that make pairs of the other kind."""
-        shares: npt.NDArray[np.bool_] = np.zeros(len(self._sizes) - number - 1, dtype=bool)
-        for word in self._words[self._words[:, number] != 0]:
-            shares |= (word[number + 1 :] & word[number]) != 0
-        return self._sizes[number + 1 :] * (shares if kind else ~shares)
 
 
 def triangle(index: Ints) -> tuple[Ints, Ints]:
@@ -140,11 +141,3 @@ def triangle(index: Ints) -> tuple[Ints, Ints]:
     row += ((row + 1) * (row + 2) // 2 <= index).astype(np.int64)
     row -= (row * (row + 1) // 2 > index).astype(np.int64)
     return row, index - row * (row + 1) // 2
-
-
-def _packed(labels: npt.NDArray[np.bool_]) -> Bits:
-    """Each row's labels as bits of 64-bit words, shape (n, words)."""
-    words = max(1, -(-labels.shape[1] // 64))
-    wide = np.zeros((len(labels), words * 64), dtype=bool)
-    wide[:, : labels.shape[1]] = labels
-    return np.packbits(wide, axis=1).view(np.uint64)
