@@ -237,7 +237,8 @@ def test_a_checkpoint_that_was_not_saved_to_the_end_is_passed_over(checkpoint, m
     ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors", "classifier.json"],
 )
 def test_a_checkpoint_that_ends_early_is_passed_over(checkpoint, file, caplog):
-    """So is one of which a file is there, and cut off."""
+    """So is one of which a file is there, and cut off; and what somebody has put beside them."""
+    shutil.copytree(checkpoint, checkpoint.with_name("checkpoint-9-mine"))
     (checkpoint / file).write_bytes((checkpoint / file).read_bytes()[:-20])
     with caplog.at_level("WARNING", logger="runcast"):
         assert find_checkpoint(True, checkpoint.parent) == str(checkpoint.with_name("checkpoint-2"))

@@ -31,8 +31,8 @@ def find_checkpoint(wanted: str | Path | bool, output_dir: str | Path) -> str:
     if not isinstance(wanted, bool):
         _check(Path(wanted))
         return str(wanted)
-    by_step = {int(path.name.partition("-")[2]): path for path in Path(output_dir).glob("checkpoint-[0-9]*")}
-    for _, found in sorted(by_step.items(), reverse=True):
+    saved = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
+    for found in sorted(saved, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
         flaws = _flaws(found) or _flaws_of_model(found)
         if not flaws:
             return str(found)
