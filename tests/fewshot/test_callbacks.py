@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +75,32 @@ def test_a_figure_names_sides_step_and_labels(points):
     assert titles == ["step 3 of 9", "training (6 texts)", "evaluation (6 texts)"]
     assert legend == ["a", "b", "c"]
     assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
+
+
+NAMES = [["billing", "urgent"], ["delivery"], [], ["urgent", "billing"]]
+ROWS = [[1, 0, 1], [0, 1, 0], [0, 0, 0], [1, 0, 1]]
+
+
+@pytest.mark.parametrize("labels", [NAMES, ROWS, [[1, 0], [0, 1], [1, 0], [1, 1]]])
+def test_several_labels_a_text_are_drawn_too(model, make_args, train_data, labels):
+    """A training with lists of names, or rows of 0 and 1, draws a figure at each evaluation and comes to its end."""
+    data = {"text": train_data["text"][:12], "label": labels * 3}
+    plot = EmbeddingPlotCallback(max_points=6)
+    Trainer(model, make_args(eval_strategy="steps", eval_steps=2), data, data, callbacks=[plot]).train()
+    assert [path.name for path in plot.paths] == ["step_2.png", "step_4.png"]
+
+
+@pytest.mark.parametrize(("labels", "known"), [(NAMES, None), (ROWS, ["billing", "delivery", "urgent"])])
+def test_a_legend_has_the_names_of_several_labels(points, monkeypatch, labels, known):
+    """Rows are told by the names of their labels, in whichever order these come."""
+    figures = []
+    monkeypatch.setattr(EmbeddingPlotCallback, "_keep", lambda self, figure, *args: figures.append(figure))
+    data = Examples(["a", "b", "c", "d"], labels)
+    body = SimpleNamespace(labels=known, encode=lambda texts: points[: len(texts)])
+    state = SimpleNamespace(is_world_process_zero=True, global_step=1, max_steps=2)
+    EmbeddingPlotCallback(data, data).on_evaluate(None, state, None, model=body)
+    assert texts_of(figures[0])[1] == ["billing, urgent", "delivery", "no label"]
+    assert [len(drawn.get_offsets()) for drawn in figures[0].axes[0].collections] == [2, 1, 1]
 
 
 def test_many_labels_have_distinct_looks_and_a_legend_that_fits(points):

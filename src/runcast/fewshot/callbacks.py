@@ -13,6 +13,7 @@ import numpy.typing as npt
 from transformers import TrainerCallback
 
 from runcast.fewshot.data import Examples, Label, examples
+from runcast.fewshot.labels import label_form
 from runcast.run import current_run
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _MOST_IN_LEGEND = 80
 
 
 class EmbeddingPlotCallback(TrainerCallback):
-    """Draws training and evaluation embeddings side by side at every evaluation, coloured by label.
+    """Draws training and evaluation embeddings side by side at every evaluation, coloured by label, or by all labels of a text.
 
     Both are on one map (t-SNE of both together), so that one sees whether evaluation texts fall among training texts of
     their label. The figure is saved in the run folder (in `args.output_dir` without a run) and logged to every tracker.
@@ -87,7 +88,8 @@ class EmbeddingPlotCallback(TrainerCallback):
         points = two_dimensions(model.encode(texts), self.perplexity, self.seed)
         splits = np.split(points, np.cumsum([len(data) for data in drawn.values()])[:-1])
         panels = {
-            name: (part, data.required_labels()) for (name, data), part in zip(drawn.items(), splits, strict=True)
+            name: (part, _in_words(data.required_labels(), model.labels))
+            for (name, data), part in zip(drawn.items(), splits, strict=True)
         }
         title = f"step {state.global_step} of {state.max_steps}" if state.max_steps else "before training"
         self._keep(embedding_figure(panels, f"Text embeddings, {title}"), args, state.global_step, _phase(metrics))
@@ -164,12 +166,22 @@ def embedding_figure(panels: Mapping[str, tuple[npt.NDArray[np.float64], Sequenc
     return figure
 
 
+def _in_words(labels: Sequence[Any], known: Sequence[Label] | None) -> list[Label]:
+    """Labels as a legend has them; several of a text become one, ``billing, urgent``."""
+    form = label_form(labels)
+    if form == "single":
+        return list(labels)
+    if form == "rows":
+        names = known if known is not None and len(known) == len(labels[0]) else range(len(labels[0]))
+        labels = [tuple(itertools.compress(names, row)) for row in labels]
+    return [", ".join(sorted(map(str, names))) or "no label" for names in labels]
+
+
 def _scatter(
     axis: Axes, points: npt.NDArray[np.float64], labels: Sequence[Label], styles: Mapping[Label, tuple[Any, str]]
 ) -> None:
-    given = np.array(labels, dtype=object)
     for label, (colour, marker) in styles.items():
-        chosen = points[given == label]
+        chosen = points[[given == label for given in labels]]
         if len(chosen):
             axis.scatter(
                 chosen[:, 0],
