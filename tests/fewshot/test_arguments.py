@@ -111,3 +111,10 @@ def test_a_loss_that_is_a_function_is_saved_by_name():
     args = TrainingArguments(loss=lambda embeddings, labels: embeddings.sum())
     assert json.loads(args.to_json_string())["loss"] == pickle.loads(pickle.dumps(args)).loss == "<lambda>"
     assert copy.deepcopy(args).loss is args.loss
+
+
+@pytest.mark.parametrize("params", [["C"], '["C"]', 3, '"C"'])
+def test_head_params_that_are_no_options_are_refused(params):
+    """Lists, numbers and text that is no JSON object have no names of options."""
+    with pytest.raises(TypeError, match="head_params are .*expected options by name"):
+        TrainingArguments(head_params=params)

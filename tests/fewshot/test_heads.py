@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 
-from runcast.fewshot.heads import LogisticHead, TorchHead, make_head
+from runcast.fewshot import FewShotClassifier
+from runcast.fewshot.heads import HEADS, Head, LogisticHead, TorchHead, make_head
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(40, 6))
@@ -135,3 +136,88 @@ def test_torch_is_left_alone():
     with torch.no_grad():
         TorchHead().fit(VECTORS, ROWS[:, 0], 2)
     assert (torch.is_grad_enabled(), torch.get_num_threads()) == before
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "params", "error", "message"),
+    [
+        ("logistic", {"CC": 1}, TypeError, "head 'logistic' doesn't take head_params.*'CC'"),
+        ("logistic", {"C": -1}, ValueError, "head 'logistic' can't be fitted with head_params.*Got -1"),
+        ("torch", {"C": 1}, TypeError, "head 'torch' doesn't take head_params"),
+        ("torch", {"epochs": 0}, ValueError, "can't be fitted with 0 epochs"),
+        ("torch", {"learning_rate": -1.0}, ValueError, "learning rate"),
+        ("torch", {"device": "cuda:99"}, ValueError, "head 'torch' can't be fitted with head_params"),
+    ],
+)
+def test_options_are_checked_without_data(kind, params, error, message, several):
+    """An option that isn't there, or a value that it can't have, is told apart; the head stays as it is."""
+    head = make_head(kind)
+    with pytest.raises(error, match=message):
+        head.check(params, 5, multi_label=several)
+    head.check({}, 5, multi_label=several)
+    head.check({}, 2, multi_label=False)
+    head.check({}, 1, multi_label=True)
+    assert not head.is_fitted
+
+
+def test_a_class_weight_counts_for_its_class():
+    """Weights are by class index, also where some classes have no examples."""
+    classes = np.where(VECTORS[:, 0] > 0, 3, 1)
+    head = LogisticHead()
+    head.fit(VECTORS, classes, 5, C=2.0, class_weight={3: 100.0, 4: 7.0})
+    theirs = LogisticRegression(C=2.0, max_iter=1000, class_weight={3: 100.0}).fit(VECTORS, classes)
+    assert np.allclose(head.predict_proba(VECTORS)[:, [1, 3]], theirs.predict_proba(VECTORS))
+
+
+# -- heads of one's own ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def centroid_class(monkeypatch):
+    """A kind of head of one's own, forgotten afterwards."""
+    monkeypatch.setitem(HEADS, "centroid", Head)  # so that it is taken out again
+    del HEADS["centroid"]
+
+    class CentroidHead(Head):
+        kind = "centroid"
+
+        def __init__(self, scale=20.0):
+            super().__init__()
+            self.scale = scale
+
+        def _fit(self, vectors, targets, seed, **params):
+            centers = np.stack([vectors[targets == one].mean(axis=0) for one in range(targets.max() + 1)])
+            return self.scale * centers, -0.5 * self.scale * (centers**2).sum(axis=1)
+
+    return CentroidHead
+
+
+def test_a_head_of_ones_own_is_saved_and_loaded(body_dir, train_data, tmp_path, centroid_class):
+    """A subclass with a kind is known by it; what it learnt is what counts when it is loaded."""
+    model = FewShotClassifier.from_pretrained(body_dir, head=centroid_class(5.0), device="cpu")
+    model.fit_head(train_data["text"], train_data["label"])
+    model.save_pretrained(tmp_path / "saved")
+    loaded = FewShotClassifier.from_pretrained(tmp_path / "saved", device="cpu")
+    assert isinstance(loaded.head, centroid_class)
+    assert np.array_equal(loaded.predict_proba(train_data["text"]), model.predict_proba(train_data["text"]))
+    del HEADS["centroid"]
+    with pytest.raises(
+        ValueError, match="saved has a head 'centroid', and here is none of that kind.*import the module"
+    ):
+        FewShotClassifier.from_pretrained(tmp_path / "saved")
+    assert not FewShotClassifier.from_pretrained(tmp_path / "saved", head="logistic", device="cpu").head.is_fitted
+
+
+def test_a_kind_belongs_to_one_class(centroid_class):
+    """Another class can't take it; the same one may be defined again."""
+    with pytest.raises(TypeError, match="head 'torch' is .*TorchHead already; choose another kind"):
+        type("Mine", (LogisticHead,), {"kind": "torch"})
+    again = type(
+        "CentroidHead", (centroid_class,), {**vars(centroid_class), "__qualname__": centroid_class.__qualname__}
+    )
+    assert HEADS["centroid"] is again
+    assert type("Quiet", (LogisticHead,), {}).kind == "logistic" and HEADS["logistic"] is LogisticHead

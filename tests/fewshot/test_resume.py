@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from runcast.fewshot import FewShotClassifier, Trainer
 from runcast.fewshot.checkpoint import find_checkpoint
+from runcast.fewshot.heads import HEADS, Head, LogisticHead
+
+try:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+except ModuleNotFoundError:  # before sentence-transformers 5.4
+    from sentence_transformers.models import Pooling
 
 BATCHES = {"sampling_strategy": "batch", "classes_per_batch": 2, "examples_per_class": 4}
 
@@ -287,6 +294,76 @@ def test_a_checkpoint_of_another_body_is_refused(checkpoint, make_trainer, tmp_p
     trainer.model.body[0].auto_model.resize_token_embeddings(7)
     with pytest.raises(OSError, match="checkpoint-4 is damaged, or of another training: the model"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.fixture
+def coded_dir(body_dir, tmp_path):
+    """A body whose transformer is code in its own folder, and that has a module of ours: nothing that is installed."""
+    folder = tmp_path / "coded"
+    shutil.copytree(body_dir, folder)
+    (folder / "modeling_own.py").write_text(
+        "from transformers import BertConfig, BertModel\n\n\nclass OwnConfig(BertConfig):\n    model_type = 'own-bert'\n\n\n"
+        "class OwnModel(BertModel):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "own-bert", "auto_map": own}))
+    return folder
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_body_with_its_own_code_is_resumed_and_its_best_loaded(make_args, coded_dir, train_data, eval_data, by_hand):
+    """The consent to run its code was given when it was loaded, whoever loaded it; a checkpoint needs no other."""
+    with pytest.raises(OSError, match="trust_remote_code"):
+        FewShotClassifier.from_pretrained(coded_dir, device="cpu")
+
+    def trainer(**options):
+        model = FewShotClassifier.from_pretrained(coded_dir, device="cpu", trust_remote_code=True)
+        if by_hand:
+            model = FewShotClassifier(SentenceTransformer(modules=[model.body[0], OwnPooling(16)], device="cpu"))
+        return Trainer(model, make_args(eval_strategy="steps", eval_steps=2, **options), train_data, eval_data)
+
+    first = trainer(max_steps=6, learning_rate=0.5, load_best_model_at_end=True)
+    first.train()
+    assert first.evaluate()["eval_accuracy"] == first.state.best_metric
+    resumed = trainer(max_steps=7, save_strategy="steps", save_steps=1)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 7
+
+
+class OwnPooling(Pooling):
+    """Pooling that is of no package."""
+
+
+@pytest.fixture
+def halves_class(monkeypatch):
+    """A kind of head of one's own that can't be made without an argument."""
+    monkeypatch.setitem(HEADS, "halves", Head)
+    del HEADS["halves"]
+
+    class HalvesHead(LogisticHead):
+        kind = "halves"
+
+        def __init__(self, part):
+            super().__init__()
+            self.part = part
+
+        def _fit(self, vectors, targets, seed, **params):
+            return super()._fit(vectors * self.part, targets, seed, **params)
+
+    return HalvesHead
+
+
+def test_a_checkpoint_is_read_into_the_head_that_there_is(make_trainer, body_dir, halves_class):
+    """Whatever a head of one's own was made with stays; another kind of head is refused."""
+    options = {"eval_strategy": "steps", "eval_steps": 1, "learning_rate": 0.5, "max_steps": 3, "save_total_limit": 3}
+    head = halves_class(0.5)
+    trainer = make_trainer(load_best_model_at_end=True, **options)
+    trainer.model.head = head
+    trainer.train()
+    assert trainer.model.head is head and head.is_fitted and head.part == 0.5
+    with pytest.raises(ValueError, match="is of a classifier with a head 'halves'; this one has 'logistic'"):
+        make_trainer(**options).train(resume_from_checkpoint=True)
 
 
 # -- the best model --------------------------------------------------------------------------------------------------

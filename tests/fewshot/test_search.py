@@ -197,3 +197,35 @@ def test_a_search_without_model_init_says_so(model, make_args, train_data):
     """Every trial needs a model of its own."""
     with pytest.raises(RuntimeError, match="model_init"):
         Trainer(model, make_args(), train_data).hyperparameter_search(space, n_trials=1)
+
+
+def test_options_of_the_head_can_be_searched_as_json(body_dir, train_data, eval_data, tmp_path):
+    """Text that a trial suggests is parsed; what the head doesn't take fails before the trial trains."""
+    steps = []
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            steps.append(state.trial_params["head_params"])
+
+    options = {"report_to": "none", "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1, "use_cpu": True}
+    options["head_params"] = {"C": 3.0}
+    trainer = Trainer(
+        None,
+        TrainingArguments(str(tmp_path / "output"), disable_tqdm=True, **options),
+        train_data,
+        eval_data,
+        model_init=lambda: FewShotClassifier.from_pretrained(body_dir, device="cpu"),
+        callbacks=[Steps],
+    )
+    tried = ['{"C": 2.0}', '{"C": -2.0}']
+    with pytest.raises(ValueError, match="can't be fitted with head_params"):
+        trainer.hyperparameter_search(
+            lambda trial: {"head_params": trial.suggest_categorical("head_params", tried)},
+            n_trials=2,
+            sampler=optuna.samplers.GridSampler({"head_params": tried}, seed=0),
+        )
+    assert set(steps) <= {tried[0]}
+    trainer.hyperparameter_search(
+        lambda trial: {"head_params": trial.suggest_categorical("head_params", tried[:1])}, n_trials=1
+    )
+    assert tried[0] in steps and trainer.args.head_params == {"C": 3.0}

@@ -777,3 +777,58 @@ def test_a_reporting_callback_of_the_users_own_replaces_the_default(make_trainer
     trainer = make_trainer({"callbacks": [mine]}, report_to="console")
     assert trainer._reporting() is mine
     assert names(trainer).count("ReportingCallback") == 1
+
+
+# -- options of the head -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "head", "error", "message"),
+    [
+        ({"head_params": {"CC": 1}}, {}, TypeError, "doesn't take head_params"),
+        ({"head_params": {"C": -1}}, {}, ValueError, "can't be fitted with head_params"),
+        ({}, {"multi_target_strategy": "one-vs-rest"}, ValueError, "each text has one label"),
+        (
+            {"head_params": {"class_weight": {"bill": 2.0}}},
+            {},
+            ValueError,
+            r"the keys \['bill'\]; expected labels.*'billing'",
+        ),
+        ({"head_params": {"epochs": 3}}, {"head": "logistic"}, TypeError, "doesn't take head_params"),
+    ],
+)
+def test_head_options_are_checked_when_the_trainer_is_made(
+    body_dir, make_args, train_data, options, head, error, message
+):
+    """Nothing has to be trained to learn that the head can't be fitted; likewise with model_init."""
+    make = lambda: FewShotClassifier.from_pretrained(body_dir, device="cpu", **head)  # noqa: E731
+    with pytest.raises(error, match=message):
+        Trainer(make(), make_args(**options), train_data)
+    with pytest.raises(error, match=message):
+        Trainer(None, make_args(**options), train_data, model_init=make)
+
+
+@pytest.mark.parametrize("key", [2, "2"])
+def test_a_class_weight_is_by_label(body_dir, make_args, train_data, key):
+    """Its keys are labels, as numbers or, from JSON, as text; not positions."""
+    data = {
+        "text": train_data["text"],
+        "label": [{"account": 1, "billing": 2, "delivery": 3}[x] for x in train_data["label"]],
+    }
+    model = FewShotClassifier.from_pretrained(body_dir, device="cpu")
+    trainer = Trainer(model, make_args(head_params={"class_weight": {key: 1e6}, "C": 1e-4}, max_steps=1), data)
+    trainer.train()
+    assert set(model.predict(data["text"])) == {2}
+    model.fit_head(data["text"], data["label"], class_weight={3: 1e6}, C=1e-4)
+    assert set(model.predict(data["text"])) == {3}
+
+
+def test_with_several_labels_a_class_weight_says_what_having_one_is_worth(body_dir, make_args, train_data):
+    """Each label is there or not, so the keys are 0 and 1."""
+    data = {"text": train_data["text"], "label": [[label] for label in train_data["label"]]}
+    model = FewShotClassifier.from_pretrained(body_dir, device="cpu")
+    options = {"C": 1e-4, "class_weight": {"1": 1e6}}
+    Trainer(model, make_args(head_params=options, max_steps=1), data).train()
+    assert all(list(names) == model.labels for names in model.predict(data["text"]))
+    with pytest.raises(ValueError, match=r"the keys \['billing'\]; expected labels, and these are \[0, 1\]"):
+        Trainer(model, make_args(head_params={"class_weight": {"billing": 2.0}}), data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -58,7 +59,8 @@ class TrainingArguments(transformers.TrainingArguments):
             ``supervised_contrastive`` for ``batch``, ``cosine`` for pairs.
         margin: A cosine distance. Of ``contrastive`` (0.5 unless set): how far apart texts of different labels have to be;
             of triplets (0.25): how much further than those of one label.
-        head_params: Options for fitting the head, ``{"C": 1.0}`` say; on a command line as JSON.
+        head_params: Options for fitting the head, ``{"C": 1.0}`` say; on a command line as JSON. The keys of a
+            ``class_weight`` are labels; where a text may have several, 0 and 1.
     """
 
     output_dir: str | None = field(default="fewshot_output", metadata={"help": "Where checkpoints and the model go."})
@@ -102,8 +104,8 @@ class TrainingArguments(transformers.TrainingArguments):
             self.save_total_limit = self.save_total_limit or 1
         if self.metric_for_best_model is None and (self.eval_strategy != "no" or self.load_best_model_at_end):
             self.metric_for_best_model = "accuracy"
-        if isinstance(self.head_params, str):
-            self.head_params = json.loads(self.head_params)
+        if self.head_params is not None:
+            self.head_params = self.chosen_head_params
         # What report_to means is for runcast to say: transformers must see none of it.
         report_to, self.report_to = self.report_to, "none"
         super().__post_init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
@@ -122,6 +124,19 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.loss is not None:
             return self.loss
         return "supervised_contrastive" if self.sampling_strategy == "batch" else "cosine"
+
+    @property
+    def chosen_head_params(self) -> dict[str, Any]:
+        """`head_params` as a dict; a search may have made them JSON.
+
+        Raises:
+            ValueError: They are text, and no JSON.
+            TypeError: They are no dict.
+        """
+        params = json.loads(self.head_params) if isinstance(self.head_params, str) else self.head_params
+        if params is not None and not isinstance(params, Mapping):
+            raise TypeError(f'head_params are {params!r}; expected options by name, {{"C": 1.0}} say')
+        return dict(params or {})
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON values; reporters and probes by name, since reporters' own options may be secret."""

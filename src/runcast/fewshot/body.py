@@ -97,6 +97,12 @@ def _check_device(device: Any) -> None:
         raise ValueError(f"device is {device!r}, which can't be used here: {reason}") from error
 
 
+def has_own_code(body: SentenceTransformer) -> bool:
+    """Whether modules of it come from other places than the usual packages: from the body's own folder, or the user."""
+    usual = ("torch.", "transformers.", "sentence_transformers.", "peft.")
+    return any(not type(module).__module__.startswith(usual) for module in body.modules())
+
+
 @contextlib.contextmanager
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """With or without dropout inside, and as it was afterwards."""

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from runcast.fewshot.heads import Head, Link, Strategy, make_head
+from runcast.fewshot.heads import HEADS, Head, Link, Strategy, make_head
 from runcast.fewshot.labels import Label, LabelForm
 
 CONFIG_FILE = "classifier.json"
@@ -85,8 +85,10 @@ def read_config(path: Path) -> Config:
     """What a ``classifier.json`` says.
 
     Raises:
-        OSError: It is no such file, or of a newer version.
+        OSError: It is missing, or no such file, or of a newer version.
     """
+    if not path.is_file():
+        raise missing(path.parent, path.name)
     try:
         config = msgspec.json.decode(path.read_bytes(), type=Config)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -102,15 +104,20 @@ def check_files(directory: Path, config: Config) -> None:
     Raises:
         OSError: One isn't.
     """
-    missing = [name for name in config.files if not (directory / name).is_file()]
-    if missing:
-        raise OSError(f"{directory} is damaged: {', '.join(missing)} is missing; save or copy the model again")
+    gone = [name for name in config.files if not (directory / name).is_file()]
+    if gone:
+        raise missing(directory, *gone)
     changed = [name for name, digest in config.files.items() if _sha256(directory / name) != digest]
     if changed:
         raise OSError(
             f"{directory} is damaged: {', '.join(changed)} is not as it was saved; save or copy the model again. What was "
             f"changed on purpose can be taken out of 'files' in {CONFIG_FILE}"
         )
+
+
+def missing(where: str | Path, *names: str) -> OSError:
+    """What to raise where files are missing."""
+    return OSError(f"{where} is damaged: {', '.join(names)} is missing; save or copy the model again")
 
 
 def broken_file(directory: Path) -> str:
@@ -132,22 +139,32 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_head(config: Config, path: Path | None, where: str) -> Head:
+def read_head(config: Config, path: Path | None, where: str, head: Head | None = None) -> Head:
     """The head of a saved classifier.
 
     Args:
         config: What its ``classifier.json`` says.
         path: Its ``head.safetensors``; None if there is no such file.
         where: What error messages call the folder.
+        head: The one that takes what was learnt; by default a new one.
 
     Raises:
         OSError: The file is missing or damaged, or doesn't fit the configuration.
+        ValueError: The head is of another kind, or of one that nobody defined here.
     """
+    if head is None and config.head not in HEADS:
+        raise ValueError(
+            f"{where} has a head {config.head!r}, and here is none of that kind ({', '.join(HEADS)}): import the module that "
+            "defines it, or pass head='logistic', and fit a new one"
+        )
+    if head is not None and head.kind != config.head:
+        raise ValueError(f"{where} is of a classifier with a head {config.head!r}; this one has {head.kind!r}")
     try:
-        head = make_head(config.head, config.multi_target_strategy)
+        if head is None:
+            head = make_head(config.head, config.multi_target_strategy)
         if path is None:
             if HEAD_FILE in config.files:
-                raise OSError(f"{where} is damaged: {HEAD_FILE} is missing; save or copy the model again")
+                raise missing(where, HEAD_FILE)
             return head
         arrays = load_file(path)
         head.restore(arrays, config.link)

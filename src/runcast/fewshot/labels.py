@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -130,3 +130,19 @@ def indicator(labels: Sequence[Labels], known: Sequence[Label], form: LabelForm,
 def unknown_labels(name: str, unknown: Sequence[Any], known: Sequence[Label]) -> ValueError:
     """What to raise for labels that a classifier doesn't know."""
     return ValueError(f"{name} has labels that the classifier doesn't know: {list(unknown)}; it knows {list(known)}")
+
+
+def weights_by_class(weights: Mapping[Any, Any], known: Sequence[Label]) -> dict[int, Any]:
+    """A ``class_weight`` by label as one by class index. Labels may be given as text, as they are in JSON.
+
+    Raises:
+        ValueError: A key that is no label.
+    """
+    places: dict[Any, int] = {str(label): place for place, label in enumerate(known)}
+    if all(isinstance(label, str) for label in known):
+        places |= {place: place for place in range(len(known))}  # as labels of training data may be positions too
+    places |= {label: place for place, label in enumerate(known)}
+    unknown = [key for key in weights if plain(key) not in places]
+    if unknown:
+        raise ValueError(f"class_weight has the keys {unknown}; expected labels, and these are {list(known)}")
+    return {places[plain(key)]: weight for key, weight in weights.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -14,11 +14,20 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from runcast.fewshot import card, folder, setfit_folder
-from runcast.fewshot.body import check_source, load_body, normalize
+from runcast.fewshot.body import check_source, has_own_code, load_body, normalize
+from runcast.fewshot.checkpoint import reading
 from runcast.fewshot.data import Examples
 from runcast.fewshot.heads import Head, Strategy, make_head
 from runcast.fewshot.hub import resolve_model, saved_file, upload
-from runcast.fewshot.labels import Label, LabelForm, indicator, label_form, plain, unknown_labels
+from runcast.fewshot.labels import (
+    Label,
+    LabelForm,
+    indicator,
+    label_form,
+    plain,
+    unknown_labels,
+    weights_by_class,
+)
 
 
 class FewShotClassifier(nn.Module):
@@ -134,6 +143,24 @@ class FewShotClassifier(nn.Module):
         )
         (directory / "README.md").write_text(self.model_card(), "utf-8")
 
+    def restore(self, directory: str | Path) -> None:
+        """Takes the weights and the head of a folder that `save_pretrained` wrote of a classifier like this one.
+
+        Raises:
+            OSError: A part is missing, damaged, or of another body.
+            ValueError: It has other labels, or another kind of head.
+        """
+        source = str(directory)
+        config = folder.read_config(Path(source, folder.CONFIG_FILE))
+        folder.check_files(Path(source), config)
+        if config.labels != self.labels:
+            raise ValueError(f"{source} is of a classifier with the labels {config.labels}; this one has {self.labels}")
+        # Code in the folder is run only if this body has some too; it came from here.
+        body = load_body(source, {"device": "cpu", "trust_remote_code": has_own_code(self.body)})
+        with reading(source, "the model"):
+            self.body.load_state_dict(body.state_dict())
+        folder.read_head(config, saved_file(source, folder.HEAD_FILE, {}), source, self.head)
+
     def export_onnx(self, path: str | Path) -> None:
         """Writes the whole classifier as one ONNX file: from token ids to ``probabilities`` and ``embeddings``.
 
@@ -232,14 +259,16 @@ class FewShotClassifier(nn.Module):
             params: Options of the head, `C` of the logistic one say.
 
         Raises:
-            ValueError: Fewer than two classes, or a label that is not in `self.labels`.
+            ValueError: Fewer than two classes, a label that is not in `self.labels`, or an option's value that can't be.
+            TypeError: An option that the head doesn't have.
         """
         data = Examples(texts, labels, "the data")
         before = self.labels, self.label_form
         try:
             self.learn_labels(data)
             classes = self.class_indices(data.required_labels())
-            self.head.fit(self.encode(data.texts, batch_size), classes, len(self.labels or ()), seed, **params)
+            options = self.head_options(params)
+            self.head.fit(self.encode(data.texts, batch_size), classes, len(self.labels or ()), seed, **options)
         except Exception:
             self.labels, self.label_form = before
             raise
@@ -292,6 +321,18 @@ class FewShotClassifier(nn.Module):
         if not isinstance(texts, str):
             return names
         return names[0] if self.label_form == "rows" else names.tolist()[0]
+
+    def head_options(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of the head as it takes them: a ``class_weight`` by label becomes one by class index.
+
+        Raises:
+            ValueError: A label in it that is not in `self.labels`; with several labels a text another key than 0 and 1.
+        """
+        weights = params.get("class_weight")
+        if not isinstance(weights, Mapping):
+            return dict(params)
+        known = [0, 1] if self.label_form != "single" else self.labels or []
+        return {**params, "class_weight": weights_by_class(weights, known)}
 
     def learn_labels(self, data: Examples) -> None:
         """Takes from training data how labels are given, and what the classes are called unless that is known.
@@ -389,7 +430,7 @@ def _saved(source: str, options: dict[str, Any], with_head: bool, trust_pickle: 
     path = saved_file(source, folder.CONFIG_FILE, options)
     if path is None:
         if saved_file(source, folder.HEAD_FILE, options) is not None:
-            raise OSError(f"{source} is damaged: {folder.CONFIG_FILE} is missing; save or copy the model again")
+            raise folder.missing(source, folder.CONFIG_FILE)
         return _saved_by_setfit(source, options, with_head, trust_pickle)
     config = folder.read_config(path)
     if Path(source).is_dir():

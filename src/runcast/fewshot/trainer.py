@@ -89,9 +89,9 @@ class Trainer(ReportingTrainer):
         optimizers: An optimizer and a scheduler to use instead of those of `args`.
 
     Raises:
-        TypeError: `model`, `args` or a dataset is of the wrong kind.
+        TypeError: `model`, `args` or a dataset is of the wrong kind, or the head doesn't have an option of `args.head_params`.
         ValueError: A dataset is unfit: a column is missing, a text empty, a label missing, there is a single class, or an
-            evaluation label that training doesn't have.
+            evaluation label that training doesn't have; or the head can't be fitted with its options.
     """
 
     model: FewShotClassifier
@@ -114,6 +114,7 @@ class Trainer(ReportingTrainer):
             raise TypeError(f"args are {_kind(args)}; expected runcast.fewshot.TrainingArguments")
         if model is None and model_init is None:
             raise TypeError("Trainer needs a model or a model_init")
+        self.args = args
         self.column_mapping = column_mapping
         self.metrics = ClassificationMetrics(metric, metric_kwargs)
         self._loss = Loss(args.chosen_loss, args.margin)
@@ -209,6 +210,7 @@ class Trainer(ReportingTrainer):
             strategy: One of `SamplingStrategy`.
         """
         args, tokens = self.args, self._tokens(self._train_examples().texts)
+        self._check_head(self.model)  # a search may have changed the options
         seed = args.seed if args.data_seed is None else args.data_seed
         sampler: ClassBatches | ContrastivePairs
         collator: TextCollator | PairCollator
@@ -396,9 +398,8 @@ class Trainer(ReportingTrainer):
         train = self._train_examples()
         classes = self.model.class_indices(train.required_labels(), train.name)
         embeddings = self._embed(train.texts)
-        head, params = self.model.head, self.args.head_params
-        assert not isinstance(params, str), "parsed by TrainingArguments"
-        head.fit(embeddings, classes, len(self.model.labels or []), self.args.seed, **(params or {}))
+        head, params = self.model.head, self.model.head_options(self.args.chosen_head_params)
+        head.fit(embeddings, classes, len(self.model.labels or []), self.args.seed, **params)
         self._head_is_fresh = True
         self._head_report = {
             "train_accuracy": accuracy(head.predict(embeddings), classes),
@@ -433,7 +434,7 @@ class Trainer(ReportingTrainer):
         return embeddings
 
     def _bind_labels(self, model: Any) -> None:
-        """Gives a classifier without labels those of the training data; checks those of one that has some."""
+        """Gives a classifier without labels those of the training data; checks those of one that has some, and the head."""
         if not isinstance(model, FewShotClassifier):
             raise TypeError(
                 f"model is {_kind(model)}; expected a FewShotClassifier. From a SentenceTransformer: "
@@ -442,7 +443,19 @@ class Trainer(ReportingTrainer):
         if self._labelled is not None:
             model.learn_labels(self._labelled)
             model.class_indices(self._labelled.required_labels(), self._labelled.name)
+            self._check_head(model)
         self._head_is_fresh = model.head.is_fitted
+
+    def _check_head(self, model: FewShotClassifier) -> None:
+        """Fails on options that the head can't be fitted with."""
+        params, several = model.head_options(self.args.chosen_head_params), model.label_form != "single"
+        model.head.check(params, len(model.labels or ()), multi_label=several)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        # transformers casts what a trial says to the type of what was there: no JSON becomes a dict by that.
+        before, self.args.head_params = self.args.head_params, None
+        super()._hp_search_setup(trial)
+        self.args.head_params = before if self.args.head_params is None else self.args.head_params
 
     # -- saving ----------------------------------------------------------------------------------------------------
 
@@ -458,14 +471,7 @@ class Trainer(ReportingTrainer):
         torch.save(self.args, folder / "training_args.bin")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved = FewShotClassifier.from_pretrained(resume_from_checkpoint, device="cpu")
-        if saved.labels != self.model.labels:
-            raise ValueError(
-                f"{resume_from_checkpoint} is of a classifier with the labels {saved.labels}; this one has {self.model.labels}"
-            )
-        with reading(resume_from_checkpoint, "the model"):
-            self.model.load_state_dict(saved.state_dict())
-        self.model.head = saved.head
+        self.model.restore(resume_from_checkpoint)
         self._head_is_fresh = False
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

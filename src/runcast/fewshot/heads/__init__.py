@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import difflib
 
-from runcast.fewshot.heads.base import Floats, Head, Ints, Link, Strategy
+from runcast.fewshot.heads.base import HEADS, Floats, Head, Ints, Link, Strategy
 from runcast.fewshot.heads.linear_layer import TorchHead
 from runcast.fewshot.heads.logistic import LogisticHead
-
-HEADS: dict[str, type[Head]] = {cls.kind: cls for cls in (LogisticHead, TorchHead)}
 
 
 def make_head(kind: str, multi_target_strategy: Strategy | None = None) -> Head:
@@ -23,7 +21,7 @@ def make_head(kind: str, multi_target_strategy: Strategy | None = None) -> Head:
     if kind not in HEADS:
         near = difflib.get_close_matches(kind, HEADS, n=1)
         raise ValueError(f"head is {kind!r}; expected one of {', '.join(HEADS)}" + (f" ({near[0]}?)" if near else ""))
-    return HEADS[kind](multi_target_strategy)
+    return HEADS[kind]() if multi_target_strategy is None else HEADS[kind](multi_target_strategy)
 
 
 __all__ = ["HEADS", "Floats", "Head", "Ints", "Link", "LogisticHead", "Strategy", "TorchHead", "make_head"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +15,27 @@ Ints: TypeAlias = npt.NDArray[np.intp]
 Strategy: TypeAlias = Literal["one-vs-rest", "multi-output", "classifier-chain"]
 Link: TypeAlias = Literal["softmax", "sigmoid", "normalized-sigmoid"]
 
+HEADS: dict[str, type[Head]] = {}
+"""Every kind of head: a subclass of `Head` with a `kind` is one from its definition on."""
+
 
 class Head:
     """A linear classifier. Subclasses say how it is fitted.
 
     With one label a text the probabilities of the classes add up to one. With several, each label is decided by itself; or in
     a chain, where each decision is told to the labels after it.
+
+    A head of one's own has a `kind` and a `_fit`, and can be made without arguments. Its module has to be imported before a
+    classifier with it is loaded:
+
+        ```python
+        class RidgeHead(Head):
+            kind = "ridge"
+
+            def _fit(self, vectors, targets, seed, alpha=1.0):
+                ridge = Ridge(alpha).fit(vectors, np.eye(targets.max() + 1)[targets])
+                return ridge.coef_, ridge.intercept_
+        ```
 
     Args:
         multi_target_strategy: For texts with several labels: ``"one-vs-rest"`` or ``"multi-output"``, which are the same
@@ -35,7 +52,16 @@ class Head:
         ValueError: There is no such strategy.
     """
 
-    kind = ""
+    kind: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not (kind := vars(cls).get("kind")):
+            return
+        other = HEADS.setdefault(kind, cls)
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"head {kind!r} is {other.__module__}.{other.__qualname__} already; choose another kind")
+        HEADS[kind] = cls  # defined again, in a notebook say
 
     def __init__(self, multi_target_strategy: Strategy | None = None) -> None:
         if multi_target_strategy not in (None, *get_args(Strategy)):
@@ -73,11 +99,11 @@ class Head:
             classes: Shape (n,), each in range(n_classes); or rows of 0 and 1, shape (n, n_classes), for several labels.
             n_classes: How many classes there are.
             seed: For heads that use chance.
-            params: The options of this kind of head.
+            params: The options of this kind of head. Where each text has one label, the keys of a `class_weight` are classes.
 
         Raises:
-            ValueError: Nothing to tell apart among the examples, an embedding that is not finite, or a strategy for
-                several labels where each text has one.
+            ValueError: Nothing to tell apart among the examples, an embedding that is not finite, a strategy for several
+                labels where each text has one, or an option's value that can't be.
             TypeError: An option that this kind doesn't have.
         """
         vectors, targets = np.asarray(embeddings, dtype=np.float64), np.asarray(classes)
@@ -94,7 +120,35 @@ class Head:
             else:
                 self._fit_several(vectors, targets, seed, params)
         except TypeError as error:
-            raise TypeError(f"head {self.kind!r} doesn't take head_params {params}: {error}") from error
+            of_value = isinstance(error, ValueError)  # scikit-learn's are both
+            wrong, does = (ValueError, "can't be fitted with") if of_value else (TypeError, "doesn't take")
+            raise wrong(f"head {self.kind!r} {does} head_params {params}: {error}") from error
+
+    def check(self, params: Mapping[str, Any], n_classes: int, *, multi_label: bool) -> None:
+        """Fails on options that it can't be fitted with, by fitting another one to a few random vectors.
+
+        Args:
+            params: Its options.
+            n_classes: How many classes there are.
+            multi_label: Whether a text may have several.
+
+        Raises:
+            ValueError: A value that an option can't have, or a strategy for several labels where each text has one.
+            TypeError: An option that this kind doesn't have.
+        """
+        size = min(n_classes, 3)
+        # The last row of several labels has none, so that also a single label varies.
+        each = np.eye(size + 1, size, dtype=np.int64) if multi_label else np.arange(size)
+        classes = np.concatenate([each] * 4)
+        vectors = np.random.default_rng(0).normal(size=(len(classes), 4))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about random vectors
+                copy.deepcopy(self).fit(vectors, classes, size, **params)
+        except (ValueError, TypeError):
+            raise
+        except Exception as error:  # of torch, say, for a device that isn't there
+            raise ValueError(f"head {self.kind!r} can't be fitted with head_params {dict(params)}: {error}") from error
 
     def _fit_one(
         self, vectors: Floats, targets: npt.NDArray[Any], n_classes: int, seed: int, params: Mapping[str, Any]
@@ -102,6 +156,9 @@ class Head:
         present, positions = np.unique(targets, return_inverse=True)
         if len(present) < 2:
             raise ValueError(f"a head needs examples of at least two classes, found {len(present)}")
+        if isinstance(weights := params.get("class_weight"), Mapping):
+            at = {one: position for position, one in enumerate(present.tolist())}
+            params = {**params, "class_weight": {at[one]: value for one, value in weights.items() if one in at}}
         found = self._fit(vectors, positions, seed, **params)
         weight, bias = np.zeros((n_classes, vectors.shape[1])), np.full(n_classes, -np.inf)
         weight[present], bias[present] = found

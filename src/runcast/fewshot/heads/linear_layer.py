@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,12 @@ class TorchHead(Head):
         super().__init__(multi_target_strategy)
         if multi_target_strategy == "classifier-chain":
             raise ValueError("head 'torch' can't do 'classifier-chain'; head 'logistic' can")
+
+    def check(self, params: Mapping[str, Any], n_classes: int, *, multi_label: bool) -> None:
+        epochs = params.get("epochs", 1)
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+            raise ValueError(f"head 'torch' can't be fitted with {epochs!r} epochs; expected an integer of at least 1")
+        super().check({**params, "epochs": 1}, n_classes, multi_label=multi_label)
 
     def _fit(self, vectors: Floats, targets: npt.NDArray[Any], seed: int, **params: Any) -> tuple[Floats, Floats]:
         from torch.nn.functional import cross_entropy
