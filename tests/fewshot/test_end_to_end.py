@@ -96,6 +96,29 @@ def test_a_frozen_body_stays_frozen(make_model):
     assert not model.training
 
 
+def test_labels_that_the_head_was_fitted_without_are_refused(body_dir):
+    """They can't be trained, whether a text has one label or several; nothing is trained as another label in their place."""
+    model = FewShotClassifier.from_pretrained(body_dir, "account billing delivery never".split(), "torch", device="cpu")
+    model.fit_head(TEXTS, LABELS)
+    before = next(model.parameters()).clone(), model.head.weight.copy()
+    with pytest.raises(ValueError, match=r"without examples of \['never'\].*fit_head"):
+        train(model, [*LABELS[:-1], "never"])
+    assert torch.equal(next(model.parameters()), before[0]) and np.array_equal(model.head.weight, before[1])
+    model.fit_head(TEXTS[:4], LABELS[:2] * 2)
+    with pytest.raises(ValueError, match=r"without examples of \['account'\]"):
+        train(model)
+
+
+def test_several_labels_that_did_not_vary_are_refused(make_model):
+    """A label that all texts had, or none, stays so: texts that say otherwise are refused."""
+    model = make_model(labels=[[*row[:3], 1] for row in ROWS])
+    with pytest.raises(ValueError, match=r"\[3\], or without any other"):
+        train(model, ROWS)
+    model = make_model(labels=ROWS)
+    with pytest.raises(ValueError, match=r"without examples of \[3\]"):
+        train(model, [[*row[:3], 1] for row in ROWS])
+
+
 def test_what_it_cannot_train_is_refused(make_model, body_dir):
     """A head without gradient, an unfitted one, and a loss that is no number are errors that say what to do."""
     with pytest.raises(ValueError, match="this one is 'logistic'.*head='torch'"):

@@ -56,7 +56,8 @@ def train_end_to_end(
         The mean loss of the last epoch.
 
     Raises:
-        ValueError: The head is of another kind, the texts or labels are unfit, or the loss is no number any more.
+        ValueError: The head is of another kind, or was fitted without some of the labels; the texts or labels are unfit; or
+            the loss is no number any more.
         RuntimeError: The head isn't fitted.
     """
     if model.head.kind != "torch":
@@ -69,6 +70,11 @@ def train_end_to_end(
     layer = _Layer(model)
     data = Examples(texts, labels, "the data")
     texts, classes = data.texts, model.class_indices(data.required_labels())
+    if unseen := layer.unseen(classes):
+        raise ValueError(
+            f"the head was fitted without examples of {[(model.labels or [])[place] for place in unseen]}, or without any other: "
+            "fit it on texts of all labels, with FewShotClassifier.fit_head(), before"
+        )
     groups = [
         {"params": [item for item in model.parameters() if item.requires_grad], "lr": body_learning_rate},
         {"params": list(layer.parameters()), "lr": head_learning_rate},
@@ -121,10 +127,18 @@ class _Layer(nn.Module):
             )
         self._head = head
         self._learnt = np.flatnonzero(np.isfinite(head.bias))
+        self._certain = head.bias == np.inf
         self.weight, self.bias = (
             nn.Parameter(torch.tensor(array[self._learnt], dtype=torch.float32, device=model.device))
             for array in (head.weight, head.bias)
         )
+
+    def unseen(self, classes: npt.NDArray[Any]) -> list[int]:
+        """Which classes the head thinks impossible (or, of several labels a text, certain), and these texts know better."""
+        rows = np.eye(len(self._certain), dtype=bool)[classes] if classes.ndim == 1 else classes.astype(bool)
+        others = np.setdiff1d(np.flatnonzero((rows != self._certain).any(axis=0)), self._learnt)
+        found: list[int] = others.tolist()
+        return found
 
     def loss(self, embeddings: Tensor, classes: npt.NDArray[Any]) -> Tensor:
         scores = functional.linear(embeddings, self.weight, self.bias)
