@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import HfArgumentParser
 
+from runcast import Reporter
 from runcast.fewshot import TrainingArguments
 
 
@@ -88,6 +89,31 @@ def test_wanting_the_best_model_saves_it():
     assert (args.save_strategy, args.save_total_limit) == ("epoch", None)
 
 
+@pytest.mark.parametrize("parse", [False, True])
+@pytest.mark.parametrize(
+    ("options", "evaluated"),
+    [
+        ({}, ("steps", 10)),
+        ({"logging_steps": 3}, ("steps", 3)),
+        ({"eval_steps": 7}, ("steps", 7)),
+        ({"save_strategy": "epoch"}, ("epoch", None)),
+        ({"save_strategy": "steps", "save_steps": 6}, ("steps", 6)),
+        ({"save_strategy": "best"}, ("steps", 10)),
+        ({"eval_strategy": "epoch"}, ("epoch", None)),
+    ],
+)
+def test_wanting_the_best_model_evaluates(options, evaluated, parse):
+    """load_best_model_at_end alone is enough to evaluate while training, as often as is saved; also on a command line."""
+    options = {"load_best_model_at_end": True, **options}
+    if parse:
+        line = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(line)
+    else:
+        args = TrainingArguments(**options)
+    assert (args.eval_strategy, args.eval_steps, args.metric_for_best_model) == (*evaluated, "accuracy")
+    assert TrainingArguments().eval_strategy == "no"
+
+
 def test_defaults_suit_few_examples():
     """The defaults are those of contrastive training on few texts."""
     args = TrainingArguments()
@@ -107,10 +133,37 @@ def test_an_unknown_strategy_is_refused():
 
 
 def test_a_loss_that_is_a_function_is_saved_by_name():
-    """JSON, pickle and torch.save get its name; a copy keeps the function."""
+    """JSON, pickle and torch.save get its name; copies keep the function."""
     args = TrainingArguments(loss=lambda embeddings, labels: embeddings.sum())
     assert json.loads(args.to_json_string())["loss"] == pickle.loads(pickle.dumps(args)).loss == "<lambda>"
-    assert copy.deepcopy(args).loss is args.loss
+    assert copy.deepcopy(args).loss is copy.copy(args).loss is args.loss
+    assert pickle.loads(pickle.dumps(TrainingArguments())).loss is None
+
+
+@pytest.mark.parametrize(
+    ("options", "lost"),
+    [
+        ({"loss": lambda embeddings, labels: embeddings.sum()}, "loss"),
+        ({"report_to": {"wandb": {"mode": "offline"}}}, "report_to"),
+        ({"report_to": ["console", Reporter()]}, "report_to"),
+        ({"report_to": ["console", "tensorboard"], "loss": "cosine", "probes": "system"}, None),
+        ({"report_to": {"console": {}}}, None),
+    ],
+)
+def test_what_a_pickle_leaves_out_is_not_lost_unnoticed(options, lost):
+    """A trainer refuses arguments of which the name alone is left, until they are set again; copies keep everything."""
+    args = TrainingArguments(**options)
+    for copied in (copy.copy(args), copy.deepcopy(args)):
+        assert copied is not args and copied.report_to == args.report_to and copied.loss is args.loss
+        copied.check_complete()
+    loaded = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(args))))
+    if lost is None:
+        loaded.check_complete()
+        return
+    with pytest.raises(ValueError, match=f"{lost} is .*: set args.{lost} again"):
+        loaded.check_complete()
+    setattr(loaded, lost, getattr(args, lost))
+    loaded.check_complete()
 
 
 @pytest.mark.parametrize("params", [["C"], '["C"]', 3, '"C"'])

@@ -165,3 +165,10 @@ def test_wrong_use_is_an_error_when_the_trainer_is_made(teacher, student, model,
         DistillationTrainer(teacher, student, make_args(loss="triplet_hard"), UNLABELLED)
     with pytest.raises(ValueError, match="the teacher says 'billing' of all texts"):
         DistillationTrainer(teacher, student, make_args(), [LABELLED[0]] * 4)
+
+
+def test_the_arguments_stay_as_they_are(teacher, student, make_args):
+    """A later trainer with the same ones trains with the loss that it would have had before."""
+    args = make_args()
+    trainer = DistillationTrainer(teacher, student, args, UNLABELLED)
+    assert (args.loss, args.chosen_loss, trainer.args.loss) == (None, "supervised_contrastive", "cosine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 
 import datasets
 import numpy as np
@@ -832,3 +833,32 @@ def test_with_several_labels_a_class_weight_says_what_having_one_is_worth(body_d
     assert all(list(names) == model.labels for names in model.predict(data["text"]))
     with pytest.raises(ValueError, match=r"the keys \['billing'\]; expected labels, and these are \[0, 1\]"):
         Trainer(model, make_args(head_params={"class_weight": {"billing": 2.0}}), data)
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_arguments_stay_as_they_are(model, make_args, train_data, eval_data):
+    """With several evaluation datasets the first one's accuracy counts; the user's arguments don't say so afterwards."""
+    args = make_args(eval_strategy="steps", eval_steps=2, load_best_model_at_end=True)
+    before = args.to_dict()
+    trainer = Trainer(model, args, train_data, {"mine": eval_data, "yours": eval_data})
+    assert trainer.args.metric_for_best_model == "mine_accuracy"
+    trainer.train()
+    assert args.to_dict() == before
+
+
+def test_the_best_model_needs_an_evaluation(model, make_args, train_data, eval_data):
+    """load_best_model_at_end alone evaluates and loads the best; without data for that it is an error."""
+    with pytest.raises(ValueError, match="load_best_model_at_end needs an eval_dataset"):
+        Trainer(model, make_args(load_best_model_at_end=True), train_data)
+    trainer = Trainer(model, make_args(load_best_model_at_end=True), train_data, eval_data)
+    trainer.train()
+    assert trainer.state.best_model_checkpoint is not None
+
+
+def test_arguments_from_a_pickle_are_refused_where_a_part_is_missing(model, make_args, train_data):
+    """The loss that was a function is only a name there, and another must not take its place."""
+    args = pickle.loads(pickle.dumps(make_args(loss=lambda embeddings, labels: embeddings.sum())))
+    with pytest.raises(ValueError, match="loss is '<lambda>'.*set args.loss again"):
+        Trainer(model, args, train_data)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import torch
 import transformers
@@ -36,8 +36,9 @@ class TrainingArguments(transformers.TrainingArguments):
     Every option of the base class works. Other defaults than there: `output_dir`, batch sizes, `num_train_epochs`,
     `learning_rate`, `logging_steps`, `logging_first_step`, `save_strategy`, `report_to`, and
     `restore_callback_states_from_checkpoint`: a resumed training stops early when it would have without a stop. If
-    `load_best_model_at_end` is set and `save_strategy` isn't, the best model is saved (and only that); if evaluation is on,
-    `metric_for_best_model` is the accuracy unless set, so that early stopping works.
+    `load_best_model_at_end` is set and `save_strategy` isn't, the best model is saved (and only that); if `eval_strategy` isn't
+    set either, evaluation is as often as saving, or else every `eval_steps`, which are `logging_steps` unless set. If evaluation is
+    on, `metric_for_best_model` is the accuracy unless set, so that early stopping works.
 
     Args:
         report_to: Where to report: ``"all"``, ``"none"``, names, a mapping of names to options, reporter classes or
@@ -102,6 +103,10 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.load_best_model_at_end and self.save_strategy == "no":
             self.save_strategy = "best"
             self.save_total_limit = self.save_total_limit or 1
+        if self.load_best_model_at_end and self.eval_strategy == "no":
+            self.eval_strategy = "epoch" if self.save_strategy == "epoch" else "steps"
+            if self.save_strategy == "steps" and self.eval_steps is None:
+                self.eval_steps = self.save_steps
         if self.metric_for_best_model is None and (self.eval_strategy != "no" or self.load_best_model_at_end):
             self.metric_for_best_model = "accuracy"
         if self.head_params is not None:
@@ -145,7 +150,21 @@ class TrainingArguments(transformers.TrainingArguments):
 
     def __getstate__(self) -> dict[str, Any]:
         # A reporter may hold a secret, or, like a probe or a loss, something that can't be pickled; checkpoints get its name.
-        return {**self.__dict__, **self._names()}
+        names = {**self._names(), "loss": None if self.loss is None else loss_name(self.loss)}
+        lost = {key: name for key, name in names.items() if not _has_only_names(getattr(self, key))}
+        return {**self.__dict__, **names, "_stand_ins": {**vars(self).get("_stand_ins", {}), **lost}}
+
+    def check_complete(self) -> None:
+        """Fails on options of which a pickle kept the name alone.
+
+        Raises:
+            ValueError: Such an option was not set since.
+        """
+        for key, name in vars(self).get("_stand_ins", {}).items():
+            if getattr(self, key) == name:
+                raise ValueError(
+                    f"{key} is {name!r}, which is all that a pickle, or training_args.bin, keeps of what it was: set args.{key} again"
+                )
 
     def _names(self) -> dict[str, Any]:
         return {
@@ -154,9 +173,24 @@ class TrainingArguments(transformers.TrainingArguments):
             "loss": loss_name(self.chosen_loss),
         }
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingArguments:
-        # Not through __getstate__: a copy keeps its reporters.
+    # Not through __getstate__: a copy keeps its reporters.
+
+    def __copy__(self) -> Self:
+        new = type(self).__new__(type(self))
+        vars(new).update(vars(self))
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return dataclasses.replace(self)
+
+
+def _has_only_names(option: Any) -> bool:
+    """Whether names make what an option was."""
+    if isinstance(option, list | tuple):
+        return all(map(_has_only_names, option))
+    if isinstance(option, Mapping):
+        return not any(option.values())
+    return option is None or isinstance(option, str | type)
 
 
 def reporter_names(report_to: ReportTo) -> Any:

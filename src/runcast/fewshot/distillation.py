@@ -6,6 +6,7 @@ become for the student what it is for the teacher; then the student's head is fi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -76,6 +77,7 @@ class DistillationTrainer(Trainer):
                 raise ValueError(
                     f"loss is {loss_name(args.loss)!r}; distillation compares similarities, so it needs 'cosine'"
                 )
+            args = copy.copy(args)  # the user's own stay as they are
             args.loss = "cosine"
         self.teacher_model = teacher_model
         labelled = None

@@ -11,6 +11,7 @@ Everything else (checkpoints, resuming, early stopping, mixed precision, acceler
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import logging
@@ -114,7 +115,9 @@ class Trainer(ReportingTrainer):
             raise TypeError(f"args are {_kind(args)}; expected runcast.fewshot.TrainingArguments")
         if model is None and model_init is None:
             raise TypeError("Trainer needs a model or a model_init")
-        self.args = args
+        args.check_complete()
+        if args.load_best_model_at_end and eval_dataset is None:
+            raise ValueError("load_best_model_at_end needs an eval_dataset, which says what the best model is")
         self.column_mapping = column_mapping
         self.metrics = ClassificationMetrics(metric, metric_kwargs)
         self._loss = Loss(args.chosen_loss, args.margin)
@@ -122,6 +125,10 @@ class Trainer(ReportingTrainer):
         if train is not None and len(train.classes) < 2:
             raise ValueError(f"train_dataset has a single class, {train.classes[0]!r}; expected at least two")
         evaluation = evaluation_examples(eval_dataset, column_mapping)
+        if isinstance(evaluation, dict) and args.metric_for_best_model == "accuracy":
+            args = copy.copy(args)  # the user's own stay as they are
+            args.metric_for_best_model = f"{next(iter(evaluation))}_accuracy"
+        self.args = args
         self._labelled = train
         self._sampler: ClassBatches | ContrastivePairs | None = None
         self._evaluated: ByLength | None = None
@@ -130,8 +137,6 @@ class Trainer(ReportingTrainer):
         self._head_report: dict[str, float] = {}
         if model is not None:
             self._bind_labels(model)
-        if isinstance(evaluation, dict) and args.metric_for_best_model == "accuracy":
-            args.metric_for_best_model = f"{next(iter(evaluation))}_accuracy"
 
         super().__init__(
             data={} if train is None else {"train_examples": len(train), "labels": train.classes},
