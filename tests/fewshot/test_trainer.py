@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import pickle
 
 import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics
 import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
@@ -862,3 +864,51 @@ def test_arguments_from_a_pickle_are_refused_where_a_part_is_missing(model, make
     args = pickle.loads(pickle.dumps(make_args(loss=lambda embeddings, labels: embeddings.sum())))
     with pytest.raises(ValueError, match="loss is '<lambda>'.*set args.loss again"):
         Trainer(model, args, train_data)
+
+
+# -- metrics that are no numbers ---------------------------------------------------------------------------------------
+
+
+def report(predicted, true):
+    return sklearn.metrics.classification_report(true, predicted, output_dict=True, zero_division=0)
+
+
+NO_NUMBERS = {
+    "array": {"metric": "f1", "metric_kwargs": {"average": None}},
+    "matrix": {"metric": "confusion_matrix"},
+    "some": {"metric": lambda predicted, true: {"acc": np.float64(1.0), "confusion": [[1, 2], [3, 4]], 7: {"a", "b"}}},
+    "nested": {"metric": report},
+    "text": {"metric": lambda predicted, true: "fine"},
+    "nothing": {"metric": lambda predicted, true: None},
+    "object": {"metric": lambda predicted, true: object()},
+}
+
+
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+def test_metrics_that_are_no_numbers_are_returned(model, make_args, train_data, eval_data, recorder, tmp_path, kind):
+    """Training, checkpoints, evaluation and the card go on with them; trackers and the card get what are numbers."""
+    args = make_args(report_to=recorder, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2)
+    with Trainer(model, args, train_data, eval_data, **NO_NUMBERS[kind]) as trainer:
+        trainer.train()
+        found = trainer.evaluate()
+        predicted = trainer.predict(eval_data).metrics
+    trainer.save_model(str(tmp_path / "saved"))
+    assert {name.replace("eval_", "test_") for name in found} - set(predicted) == {"epoch"}
+    assert all(isinstance(value, float) for _, _, value in recorder.points)
+    assert "eval/accuracy" in (tmp_path / "saved" / "README.md").read_text().replace("&#95;", "_")
+    json.dumps(found)
+    if kind == "array":
+        assert len(found["eval_f1"]) == 3
+    if kind == "matrix":
+        assert np.sum(found["eval_confusion_matrix"]) == len(eval_data["text"])
+    if kind == "some":
+        assert (found["eval_acc"], found["eval_confusion"], len(found["eval_7"])) == (1.0, [[1, 2], [3, 4]], 2)
+
+
+def test_what_is_no_number_cannot_choose_the_best(model, make_args, train_data, eval_data):
+    """The first evaluation while training says so; one that isn't asked to choose goes on."""
+    args = make_args(load_best_model_at_end=True, eval_steps=1, metric_for_best_model="f1")
+    trainer = Trainer(model, args, train_data, eval_data, metric="f1", metric_kwargs={"average": None})
+    with pytest.raises(ValueError, match=r"metric_for_best_model is 'f1', and that is \[.*\]; expected a number"):
+        trainer.train()
+    assert trainer.state.global_step == 1

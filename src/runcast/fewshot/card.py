@@ -23,6 +23,7 @@ from runcast.delivery import states
 from runcast.fewshot import folder
 from runcast.fewshot.data import Examples
 from runcast.fewshot.hub import repo_id, saved_file
+from runcast.fewshot.metrics import is_number
 from runcast.frameworks.transformers import translate
 from runcast.redact import redact_text
 
@@ -330,7 +331,7 @@ def _figures(entry: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in values.items()
-        if not name.startswith("train/") and not name.endswith(_SPEEDS)
+        if not name.startswith("train/") and not name.endswith(_SPEEDS) and is_number(value)
     }
 
 

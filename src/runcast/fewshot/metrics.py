@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import sklearn.metrics
 
-Metric: TypeAlias = "str | Callable[..., float | Mapping[str, float]]"
+Metric: TypeAlias = "str | Callable[..., Any]"
 
 # Scikit-learn's default for these, "binary", can't do more than two classes.
 _AVERAGED = ("f1_score", "fbeta_score", "precision_score", "recall_score", "jaccard_score")
@@ -51,8 +51,10 @@ class ClassificationMetrics:
         else:
             raise TypeError(f"metric is a {type(metric).__name__}; expected a name of sklearn.metrics or a function")
 
-    def __call__(self, predicted: npt.NDArray[Any], true: npt.NDArray[Any]) -> dict[str, float]:
-        """The metrics by name, the accuracy among them.
+    def __call__(self, predicted: npt.NDArray[Any], true: npt.NDArray[Any]) -> dict[str, Any]:
+        """The metrics by name, the accuracy among them; as JSON values, since checkpoints keep them.
+
+        They are numbers as a rule. An F1 of each label is a list, a confusion matrix one of lists.
 
         Args:
             predicted: Labels, shape (n,); or rows of 0 and 1, shape (n, classes), where a text may have several.
@@ -68,7 +70,23 @@ class ClassificationMetrics:
                 raise
             raise ValueError(f"metric {self.name!r} can't be computed: {error}") from error
         values = dict(result) if isinstance(result, Mapping) else {self.name: result}
-        return {"accuracy": accuracy(predicted, true), **values}
+        return {"accuracy": accuracy(predicted, true), **{str(name): as_json(value) for name, value in values.items()}}
+
+
+def as_json(value: Any) -> Any:
+    """A value as what JSON has: arrays and the like as lists, what it doesn't know as text."""
+    if hasattr(value, "tolist"):  # numpy's, torch's, pandas's
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): as_json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [as_json(one) for one in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it can be compared with others, and shown as a figure."""
+    return isinstance(value, int | float)
 
 
 def accuracy(predicted: npt.ArrayLike, true: npt.ArrayLike) -> float:

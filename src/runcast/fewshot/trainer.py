@@ -48,7 +48,7 @@ from runcast.fewshot.loading import (
     part_of,
 )
 from runcast.fewshot.losses import Loss, Pairs, loss_name
-from runcast.fewshot.metrics import ClassificationMetrics, Metric, accuracy
+from runcast.fewshot.metrics import ClassificationMetrics, Metric, accuracy, is_number
 from runcast.fewshot.model import FewShotClassifier
 from runcast.fewshot.reporting import Callback, ReportingTrainer
 from runcast.fewshot.sampling import ClassBatches, ContrastivePairs
@@ -83,7 +83,8 @@ class Trainer(ReportingTrainer):
         eval_dataset: Labelled texts, or several datasets by name.
         model_init: Makes the classifier, anew for each training; takes no argument, or the trial of a search.
         metric: Beside the accuracy: the name of one of `sklearn.metrics`, ``"f1"`` say, or of the package ``evaluate``, or a
-            function ``(y_pred, y_test) -> float`` or ``-> dict``.
+            function ``(y_pred, y_test) -> float`` or ``-> dict``. What isn't a number (the F1 of each label, a confusion matrix)
+            is reported as far as it can be, and can't be `metric_for_best_model`.
         metric_kwargs: More arguments for the metric, ``{"average": "weighted"}`` say.
         callbacks: Callbacks and reporters, classes or instances.
         column_mapping: From the datasets' column names to ``text`` and ``label``.
@@ -273,7 +274,7 @@ class Trainer(ReportingTrainer):
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         """Loss and metrics on labelled texts, with a head that fits the body as it is now.
 
         Args:
@@ -294,7 +295,7 @@ class Trainer(ReportingTrainer):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = evaluation_examples(eval_dataset, self.column_mapping)
         self._agree_on_head()
-        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        metrics: dict[str, Any] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._describe()
         return metrics
 
@@ -355,7 +356,7 @@ class Trainer(ReportingTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             return None, model(**inputs).float(), labels
 
-    def _compute_metrics(self, evaluated: EvalPrediction) -> dict[str, float]:
+    def _compute_metrics(self, evaluated: EvalPrediction) -> dict[str, Any]:
         assert self._evaluated is not None, "evaluation_loop is what asks"
         embeddings, classes = map(self._evaluated.restored, (evaluated.predictions, evaluated.label_ids))
         predicted, true = self.model.head.predict(embeddings), classes
@@ -620,6 +621,14 @@ class _Phases(TrainerCallback):
         # accelerate tells a sampler of the epoch too, but not through each of its wrappers.
         if self.trainer._sampler is not None:
             self.trainer._sampler.set_epoch(int(state.epoch or 0))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        wanted = f"eval_{(args.metric_for_best_model or '').removeprefix('eval_')}"
+        if self.trainer.is_in_train and wanted in metrics and not is_number(metrics[wanted]):
+            raise ValueError(
+                f"metric_for_best_model is {args.metric_for_best_model!r}, and that is {metrics[wanted]!r}; expected a number: name "
+                "another metric, or leave it out for the accuracy"
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._finish_training()
