@@ -11,7 +11,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from runcast.fewshot import FewShotClassifier
+from runcast.fewshot import Examples, FewShotClassifier, Trainer
 from runcast.fewshot import hub
 from runcast.fewshot.heads import LogisticHead, TorchHead
 
@@ -43,6 +43,30 @@ def test_the_default_prompt_counts_in_training_too(body_dir):
     with torch.no_grad():
         embeddings = model(**model.tokenize(TEXTS)).numpy()
     assert np.allclose(embeddings, model.encode(TEXTS), atol=1e-6)
+
+
+@pytest.fixture
+def instructed(body_dir):
+    """A classifier whose body leaves its default prompt out of the pooling, as those of INSTRUCTOR do."""
+    prompts = {"p": "invoice parcel login "}
+    model = FewShotClassifier.from_pretrained(body_dir, prompts=prompts, default_prompt_name="p", device="cpu")
+    model.body.set_pooling_include_prompt(include_prompt=False)
+    return model.eval()
+
+
+def test_a_prompt_that_is_not_pooled_is_not_pooled_in_training_either(instructed, make_args, train_data):
+    """`forward`, and what the trainer predicts and fits the head on, are the embeddings of `encode`."""
+    with torch.no_grad():
+        embeddings = instructed(**instructed.tokenize(TEXTS)).numpy()
+    assert np.allclose(embeddings, instructed.encode(TEXTS), atol=1e-6)
+    instructed.body.set_pooling_include_prompt(include_prompt=True)
+    assert not np.allclose(embeddings, instructed.encode(TEXTS), atol=1e-2)
+    instructed.body.set_pooling_include_prompt(include_prompt=False)
+    trainer = Trainer(instructed, make_args(max_steps=2, sampling_strategy="unique"), train_data)
+    trainer.train()
+    trainer.evaluation_loop(trainer.get_test_dataloader(Examples(TEXTS)), "Prediction")
+    seen = trainer._embeddings.recall(instructed, TEXTS)
+    assert np.allclose(seen, instructed.encode(TEXTS), atol=1e-6)
 
 
 @pytest.mark.parametrize("labels", [LABELS, [0, 1, 2] * 3, [True, False, True] * 3])
@@ -346,7 +370,7 @@ def test_whoever_dies_while_saving_leaves_no_mixture(saved, model, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"head": "forest"}, "head is 'forest'; expected one of logistic, torch"),
+        ({"head": "forest"}, r"a head 'forest', and here is none of that kind \(logistic, torch\): import"),
         ({"labels": ["a"]}, "3 classes, and 1 labels"),
         ({"labels": 5}, "Expected `array | null`"),
         ({"link": "tanh"}, "Invalid enum value 'tanh'"),

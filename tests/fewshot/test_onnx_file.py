@@ -56,6 +56,20 @@ def test_every_head_is_the_same_in_torch(make_model, case):
         assert np.allclose(embeddings, model.encode(texts), atol=1e-5)
 
 
+def test_a_prompt_that_is_not_pooled_is_a_part_of_the_graph(body_dir):
+    """Its length is no input."""
+    prompts = {"p": "invoice parcel login "}
+    model = FewShotClassifier.from_pretrained(body_dir, prompts=prompts, default_prompt_name="p", device="cpu")
+    model.body.set_pooling_include_prompt(include_prompt=False)
+    model.fit_head(TEXTS, LABELS)
+    features = model.tokenize(TEXTS)
+    length = int(features.pop("prompt_length")[0])
+    assert length == 3
+    with torch.no_grad():
+        _, embeddings = Whole(model, list(features), length).eval()(*features.values())
+    assert np.allclose(embeddings, model.encode(TEXTS), atol=1e-5)
+
+
 @pytest.mark.parametrize("case", ["a class without examples", "chain"])
 def test_the_file_predicts_what_the_classifier_does(make_model, tmp_path, case):
     """For one text and for many, short and long; nothing is needed beside the file."""

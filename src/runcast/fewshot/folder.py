@@ -149,12 +149,12 @@ def read_head(config: Config, path: Path | None, where: str, head: Head | None =
         head: The one that takes what was learnt; by default a new one.
 
     Raises:
-        OSError: The file is missing or damaged, or doesn't fit the configuration.
-        ValueError: The head is of another kind, or of one that nobody defined here.
+        OSError: The file is missing or damaged, or doesn't fit the configuration; or nobody here defined that kind of head.
+        ValueError: The head is of another kind than `head`.
     """
     if head is None and config.head not in HEADS:
-        raise ValueError(
-            f"{where} has a head {config.head!r}, and here is none of that kind ({', '.join(HEADS)}): import the module that "
+        raise OSError(
+            f"{where} has a head {config.head!r}, and here is none of that kind ({', '.join(sorted(HEADS))}): import the module that "
             "defines it, or pass head='logistic', and fit a new one"
         )
     if head is not None and head.kind != config.head:

@@ -149,16 +149,21 @@ class Tokens:
 
     def _keep(self, rows: Sequence[int], features: dict[str, Tensor]) -> None:
         mask = features.get("attention_mask")
-        if mask is None or any(value.shape != mask.shape for value in features.values()):
+        if mask is None or any(value.shape not in (mask.shape, mask.shape[:1]) for value in features.values()):
             self._keeps = False  # not tokens alone, images say
             return
         for row, real in enumerate(mask.bool()):
-            self._kept[rows[row]] = {key: value[row][real] for key, value in features.items()}
+            self._kept[rows[row]] = {
+                key: value[row][real] if value.dim() > 1 else value[row] for key, value in features.items()
+            }
 
     def _padded(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         length = max(len(item["attention_mask"]) for item in items)
         batch = {}
         for key, value in items[0].items():
+            if not value.dim():  # one a text, such as the length of its prompt
+                batch[key] = torch.stack([item[key] for item in items])
+                continue
             batch[key] = value.new_full((len(items), length), self._padding.get(key) or 0)
             for row, item in enumerate(items):
                 place = slice(length - len(item[key]), None) if self._left else slice(len(item[key]))

@@ -225,8 +225,14 @@ class FewShotClassifier(nn.Module):
         """What `forward` takes, on the CPU; with the body's default prompt, as in `encode`."""
         name = self.body.default_prompt_name
         prompt = (self.body.prompts[name] or "") if name else ""
-        features = self.body.preprocess([prompt + text for text in texts])
-        return {key: value for key, value in features.items() if isinstance(value, Tensor)}
+        features = self.body.preprocess(list(texts), prompt=prompt or None)
+        tensors = {key: value for key, value in features.items() if isinstance(value, Tensor)}
+        if "prompt_length" in features and any(
+            getattr(module, "include_prompt", True) is False for module in self.body
+        ):
+            # How many tokens pooling leaves out, of each text: batches are made of texts.
+            tensors["prompt_length"] = torch.full((len(texts),), int(features["prompt_length"]))
+        return tensors
 
     def encode(
         self, texts: str | Iterable[str], batch_size: int = 32, show_progress_bar: bool = False, **kwargs: Any

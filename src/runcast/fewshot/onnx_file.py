@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,9 @@ def export_onnx(model: FewShotClassifier, path: Path) -> None:
     if missing:
         raise missing_extra(f"{', '.join(missing)}, which ONNX files need,", "onnx")
     example = {key: value.to(model.device) for key, value in model.tokenize(["one text", "another one"]).items()}
+    lengths = example.pop("prompt_length", None)
     names = list(example)
-    whole = Whole(model, names).to(model.device)
+    whole = Whole(model, names, None if lengths is None else int(lengths[0])).to(model.device)
     axes = {name: {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")} for name in names}
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_mode(model, training=False), torch.no_grad(), warnings.catch_warnings():
@@ -59,6 +60,7 @@ class Whole(nn.Module):
     Args:
         model: A classifier with a fitted head.
         names: What the inputs are called, in order.
+        prompt_length: How many tokens of each text are a prompt that pooling leaves out; None: it leaves out none.
 
     Raises:
         RuntimeError: The head isn't fitted.
@@ -68,20 +70,21 @@ class Whole(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, model: FewShotClassifier, names: list[str]) -> None:
+    def __init__(self, model: FewShotClassifier, names: list[str], prompt_length: int | None = None) -> None:
         super().__init__()
         arrays = model.head.arrays()
         if not arrays:
             raise RuntimeError("the classification head isn't fitted: train the classifier before it is exported")
         self.model = model
         self._names = names
+        self._fixed: dict[str, Any] = {} if prompt_length is None else {"prompt_length": prompt_length}
         self._link = model.head.link
         for name in ("weight", "bias", "chain"):
             array = arrays.get(name)
             self.register_buffer(name, None if array is None else torch.tensor(array, dtype=torch.float32))
 
     def forward(self, *features: Tensor) -> tuple[Tensor, Tensor]:
-        embeddings = self.model(**dict(zip(self._names, features, strict=True))).float()
+        embeddings = self.model(**dict(zip(self._names, features, strict=True)), **self._fixed).float()
         scores = nn.functional.linear(embeddings, self.weight, self.bias)
         if self.chain is not None:
             decided = [scores[:, 0]]
