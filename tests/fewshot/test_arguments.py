@@ -171,3 +171,22 @@ def test_head_params_that_are_no_options_are_refused(params):
     """Lists, numbers and text that is no JSON object have no names of options."""
     with pytest.raises(TypeError, match="head_params are .*expected options by name"):
         TrainingArguments(head_params=params)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"include_for_metrics": ["inputs"]},
+        {"eval_do_concat_batches": False},
+        {"batch_eval_metrics": True},
+        {"label_smoothing_factor": 0.1},
+        {"train_sampling_strategy": "group_by_length"},
+    ],
+)
+def test_options_without_meaning_are_refused(options):
+    """What would fail after the training, or do nothing, is an error that says why."""
+    (name,) = options
+    if name not in TrainingArguments.__dataclass_fields__:
+        pytest.skip(f"this version of transformers has no {name}")
+    with pytest.raises(ValueError, match=f"{name} is .*which has no meaning here: .*; leave it out"):
+        TrainingArguments(**options)

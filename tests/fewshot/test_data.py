@@ -131,3 +131,24 @@ def test_prediction_takes_bare_texts():
     """Where no labels are needed, a list of strings or one string will do."""
     assert examples(["x", "y"], "test_dataset", need_labels=False).texts == ["x", "y"]
     assert examples("x", "test_dataset", need_labels=False).labels is None
+
+
+def test_a_repeated_column_is_refused():
+    """Which of two columns of a name is meant can't be known."""
+    frame = pd.DataFrame([["a", "b", 1]], columns=["text", "text", "label"])
+    with pytest.raises(ValueError, match="train has several columns 'text'; keep one of each name"):
+        examples(frame, "train")
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "where"),
+    [
+        (["a", "b \ud83d"], ["x", "y"], "text in row 1"),
+        (["a", "b"], ["x", "y\ud83d"], "label in row 1"),
+        (["a", "b"], [["x"], ["x", "\udc00"]], "label in row 1"),
+    ],
+)
+def test_half_a_character_is_told(texts, labels, where):
+    """A lone surrogate in a text or a label would fail where it is tokenized or saved."""
+    with pytest.raises(ValueError, match=f"data: {where}: .* has a lone surrogate.*encoding"):
+        Examples(texts, labels, "data")

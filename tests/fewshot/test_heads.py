@@ -205,9 +205,7 @@ def test_a_head_of_ones_own_is_saved_and_loaded(body_dir, train_data, tmp_path, 
     assert isinstance(loaded.head, centroid_class)
     assert np.array_equal(loaded.predict_proba(train_data["text"]), model.predict_proba(train_data["text"]))
     del HEADS["centroid"]
-    with pytest.raises(
-        ValueError, match="saved has a head 'centroid', and here is none of that kind.*import the module"
-    ):
+    with pytest.raises(OSError, match="saved has a head 'centroid', and here is none of that kind.*import the module"):
         FewShotClassifier.from_pretrained(tmp_path / "saved")
     assert not FewShotClassifier.from_pretrained(tmp_path / "saved", head="logistic", device="cpu").head.is_fitted
 

@@ -7,6 +7,7 @@ import os
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -532,3 +533,33 @@ def test_a_packaged_model_is_found_by_its_name(monkeypatch, tmp_path):
         assert hub.resolve_model(name) == str(tmp_path / "tiny_package" / "model")
     monkeypatch.setattr(hub, "PACKAGED", {"all-minilm-l6-v2": "no_such_package"})
     assert hub.resolve_model("all-MiniLM-L6-v2") == "all-MiniLM-L6-v2"
+
+
+def test_labels_may_be_an_array(body_dir, model, tmp_path):
+    """Whatever holds them, they are plain values."""
+    found = FewShotClassifier.from_pretrained(body_dir, labels=np.array([3, 1]), device="cpu")
+    assert found.labels == [3, 1] and type(found.labels[0]) is int
+    model.fit_head(TEXTS, LABELS)
+    model.save_pretrained(tmp_path / "saved")
+    renamed = FewShotClassifier.from_pretrained(tmp_path / "saved", labels=np.array(["a", "b", "c"]), device="cpu")
+    assert renamed.labels == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("table", [pd.DataFrame({"text": TEXTS}), {"text": TEXTS}])
+def test_a_table_is_no_list_of_texts(model, table):
+    """Its columns' names aren't predicted in its place."""
+    model.fit_head(TEXTS, LABELS)
+    for method in (model.predict, model.predict_proba, model.encode):
+        with pytest.raises(TypeError, match=r"texts are a (DataFrame|dict); expected strings: pass its column"):
+            method(table)
+    assert model.predict(pd.Series(TEXTS)).tolist() == LABELS
+
+
+def test_half_a_character_is_refused(model):
+    """A lone surrogate is told in texts to predict and in labels; whole characters beyond 16 bits are fine."""
+    model.fit_head(TEXTS, LABELS)
+    with pytest.raises(ValueError, match=r"text 1: 'my \\ud83d' has a lone surrogate"):
+        model.predict(["my invoice", "my \ud83d"])
+    with pytest.raises(ValueError, match="labels: .* has a lone surrogate"):
+        FewShotClassifier(model.body, labels=["a", "b\udc00"])
+    assert model.predict("my 🙂") in LABELS

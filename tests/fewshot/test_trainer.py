@@ -15,7 +15,7 @@ import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
 import runcast
-from runcast.fewshot import FewShotClassifier, Trainer, TrainingArguments
+from runcast.fewshot import EmbeddingPlotCallback, FewShotClassifier, Trainer, TrainingArguments
 from runcast.fewshot.losses import LOSS_NAMES
 from runcast.frameworks.transformers import ReportingCallback
 
@@ -912,3 +912,53 @@ def test_what_is_no_number_cannot_choose_the_best(model, make_args, train_data, 
     with pytest.raises(ValueError, match=r"metric_for_best_model is 'f1', and that is \[.*\]; expected a number"):
         trainer.train()
     assert trainer.state.global_step == 1
+
+
+# -- what transformers has, and what is unclear ------------------------------------------------------------------------
+
+
+def test_noise_on_the_embeddings_of_tokens(body_dir, make_args, train_data):
+    """neftune_noise_alpha changes what is learnt, and only while training."""
+    trained = []
+    for alpha in (None, None, 50.0):
+        model = FewShotClassifier.from_pretrained(body_dir, device="cpu")
+        Trainer(model, make_args(neftune_noise_alpha=alpha), train_data).train()
+        assert np.array_equal(model.encode(["my invoice"]), model.encode(["my invoice"]))
+        trained.append(model.encode(["my invoice"]))
+    assert np.array_equal(trained[0], trained[1])
+    assert not np.allclose(trained[0], trained[2])
+
+
+def test_a_frozen_body_is_refused(model, make_args, train_data):
+    """There is nothing to train; the error says how the head alone is fitted."""
+    model.body.requires_grad_(False)
+    with pytest.raises(ValueError, match="the body is frozen.*fit_head"):
+        Trainer(model, make_args(), train_data).train()
+
+
+def test_what_is_no_callback_is_refused(model, make_args, train_data):
+    """One that isn't in a list, and what is neither callback nor reporter."""
+    with pytest.raises(TypeError, match="callbacks is a .*EmbeddingPlotCallback; expected a list"):
+        Trainer(model, make_args(), train_data, callbacks=EmbeddingPlotCallback())
+    with pytest.raises(TypeError, match="callbacks is a builtins.str; expected a list"):
+        Trainer(model, make_args(), train_data, callbacks="console")
+    with pytest.raises(TypeError, match="42 is no callback: expected a TrainerCallback or a Reporter"):
+        Trainer(model, make_args(), train_data, callbacks=[42])
+    with pytest.raises(TypeError, match="<class 'int'> is no callback"):
+        Trainer(model, make_args(), train_data).add_callback(int)
+
+
+@pytest.mark.parametrize("label", ["single", "several"])
+def test_another_task_than_the_saved_one_is_told_what_to_pass(model, make_args, train_data, tmp_path, label):
+    """A classifier knows its labels; the error says how its body is trained on others, and that works."""
+    model.fit_head(train_data["text"], train_data["label"])
+    model.save_pretrained(tmp_path / "saved")
+    names = [["new"], ["old"]] if label == "several" else ["new", "old"]
+    other = {"text": train_data["text"], "label": names * 12}
+    for options in ({}, {"head": "logistic"}):
+        if label == "single" or not options:
+            with pytest.raises(ValueError, match=r"pass labels=\[...\] and head='logistic', a new head, to FewShot"):
+                Trainer(FewShotClassifier.from_pretrained(tmp_path / "saved", **options), make_args(), other)
+    again = FewShotClassifier.from_pretrained(tmp_path / "saved", labels=["new", "old"], head="logistic", device="cpu")
+    Trainer(again, make_args(max_steps=1), other).train()
+    assert again.labels == ["new", "old"]

@@ -28,12 +28,21 @@ else:  # what `transformers.HfArgumentParser` can read from a command line
     Probes = str | list[str]
     Loss = str
 
+# Options of transformers' that have no meaning here, what they are when nobody sets them, and why.
+_MEANINGLESS: dict[str, tuple[Any, str]] = {
+    "include_for_metrics": ([], "metrics get predicted and true labels, and nothing else"),
+    "eval_do_concat_batches": (True, "metrics are computed of all texts together"),
+    "batch_eval_metrics": (False, "metrics are computed of all texts together"),
+    "label_smoothing_factor": (0.0, "losses compare texts, and predict no label"),
+    "train_sampling_strategy": ("random", "sampling_strategy says what a step trains on"),
+}
+
 
 @dataclass
 class TrainingArguments(transformers.TrainingArguments):
     """`transformers.TrainingArguments` with defaults for few examples, and the options of contrastive training.
 
-    Every option of the base class works. Other defaults than there: `output_dir`, batch sizes, `num_train_epochs`,
+    Options of the base class work, but for those that have no meaning here and are refused. Other defaults than there: `output_dir`, batch sizes, `num_train_epochs`,
     `learning_rate`, `logging_steps`, `logging_first_step`, `save_strategy`, `report_to`, and
     `restore_callback_states_from_checkpoint`: a resumed training stops early when it would have without a stop. If
     `load_best_model_at_end` is set and `save_strategy` isn't, the best model is saved (and only that); if `eval_strategy` isn't
@@ -115,6 +124,11 @@ class TrainingArguments(transformers.TrainingArguments):
         report_to, self.report_to = self.report_to, "none"
         super().__post_init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         self.report_to = report_to
+        for name, (default, reason) in _MEANINGLESS.items():
+            if getattr(self, name, default) != default:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, which has no meaning here: {reason}; leave it out"
+                )
 
     @property
     def device(self) -> torch.device:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from runcast.fewshot.labels import Label, LabelForm, check_labels, distinct, label_form, plain
+from runcast.fewshot.labels import Label, LabelForm, check_labels, check_text, distinct, label_form, plain
 
 __all__ = ["Examples", "Label", "columns_of", "evaluation_examples", "examples"]
 
@@ -25,7 +26,8 @@ class Examples(Dataset[str]):
         labels: Plain Python values; tuples where a text may have several.
 
     Raises:
-        ValueError: No text at all, an empty text, a missing label, labels of several types, or unequal lengths.
+        ValueError: No text at all, an empty text or one with half a character, a missing label, labels of several types, or
+            unequal lengths.
         TypeError: Something that is no text, or no label.
     """
 
@@ -73,6 +75,7 @@ class Examples(Dataset[str]):
                 )
             if not text.strip():
                 raise ValueError(f"{self.name}: text in row {row} is empty; remove the row")
+            check_text(text, f"{self.name}: text in row {row}")
 
     def _check_labels(self, labels: list[Any]) -> None:
         if len(labels) != len(self.texts):
@@ -134,7 +137,7 @@ def columns_of(data: Any, name: str) -> dict[str, Any]:
     """The columns of a dataset by name; None where a row of a list of dicts has no such value.
 
     Raises:
-        ValueError: There are splits, or no row at all.
+        ValueError: There are splits, or no row at all, or several columns of a name.
         TypeError: Data of another kind.
     """
     if isinstance(data, Mapping):
@@ -145,6 +148,9 @@ def columns_of(data: Any, name: str) -> dict[str, Any]:
     if hasattr(data, "column_names"):  # datasets.Dataset
         return {column: list(data[column]) for column in data.column_names}
     if hasattr(data, "columns") and hasattr(data, "to_dict"):  # pandas.DataFrame
+        repeated = [column for column, count in Counter(map(str, data.columns)).items() if count > 1]
+        if repeated:
+            raise ValueError(f"{name} has several columns {_names(repeated)}; keep one of each name")
         return {str(column): data[column].tolist() for column in data.columns}
     if isinstance(data, Sequence) and data and all(isinstance(row, Mapping) for row in data):
         keys = list(dict.fromkeys(key for row in data for key in row))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 Label: TypeAlias = "str | int | float | bool"
 Labels: TypeAlias = "tuple[Label, ...]"
@@ -34,11 +37,25 @@ def label_form(labels: Sequence[Any]) -> LabelForm:
     return "names" if any(isinstance(name, str) for names in labels for name in names) else "rows"
 
 
+def check_text(text: Any, name: str) -> None:
+    """Fails on a string that has half a character in it: no tokenizer or file takes that.
+
+    Raises:
+        ValueError: It has.
+    """
+    if isinstance(text, str) and (found := _HALF.search(text)):
+        raise ValueError(
+            f"{name}: {text[:40]!r} has a lone surrogate, {found[0]!r}, half of a character; take it out, or read the file in "
+            "its right encoding"
+        )
+
+
 def check_labels(labels: Sequence[Any], name: str) -> None:
     """Fails on labels that are missing, of several types, or no labels at all; they are plain (see `plain`).
 
     Raises:
-        ValueError: A label is missing; they are of several types; rows differ in length or hold something else than 0 and 1.
+        ValueError: A label is missing or has half a character; they are of several types; rows differ in length or hold
+            something else than 0 and 1.
         TypeError: Something that is no label.
     """
     for row, label in enumerate(labels):
@@ -49,6 +66,8 @@ def check_labels(labels: Sequence[Any], name: str) -> None:
                 f"{name}: label in row {row} is {label!r} ({type(label).__name__}); expected a string or number, or, for "
                 "several labels a text, a list of names or a row of 0 and 1"
             )
+        for one in label if isinstance(label, tuple) else (label,):
+            check_text(one, f"{name}: label in row {row}")
     kinds = Counter("list" if isinstance(label, tuple) else type(label).__name__ for label in labels)
     if len(kinds) > 1:
         found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

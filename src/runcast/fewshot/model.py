@@ -22,6 +22,7 @@ from runcast.fewshot.hub import resolve_model, saved_file, upload
 from runcast.fewshot.labels import (
     Label,
     LabelForm,
+    check_text,
     indicator,
     label_form,
     plain,
@@ -71,11 +72,13 @@ class FewShotClassifier(nn.Module):
             )
         self.body = body
         self.head = make_head(head, multi_target_strategy) if isinstance(head, str) else head
-        self.labels: list[Label] | None = None if labels is None else list(labels)
+        self.labels: list[Label] | None = None if labels is None else [plain(label) for label in labels]
         self.label_form: LabelForm = "single"
         self.card = card.Card()
         if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
             raise ValueError(f"labels are {self.labels}; expected at least two, each once")
+        for label in self.labels or ():
+            check_text(label, "labels")
         self._check_fitted_head()
 
     @classmethod
@@ -121,7 +124,7 @@ class FewShotClassifier(nn.Module):
         model = cls(
             load_body(source, kwargs, dtype),
             head or (saved.head if keeps else saved.head.kind),
-            labels or saved.labels,
+            saved.labels if labels is None else labels,
             multi_target_strategy,
         )
         if model.head.is_fitted:
@@ -245,7 +248,7 @@ class FewShotClassifier(nn.Module):
             show_progress_bar: Whether to draw one.
             kwargs: More of `SentenceTransformer.encode`'s, `normalize_embeddings` say.
         """
-        batch: str | list[str] = texts if isinstance(texts, str) else list(texts)
+        batch: str | list[str] = texts if isinstance(texts, str) else _listed(texts)
         embeddings: npt.NDArray[np.float32] = self.body.encode(
             batch, batch_size=batch_size, show_progress_bar=show_progress_bar, **kwargs
         )
@@ -296,11 +299,13 @@ class FewShotClassifier(nn.Module):
         Raises:
             RuntimeError: The head isn't fitted.
             TypeError: Something that is no text.
+            ValueError: A text with half a character.
         """
-        given = [texts] if isinstance(texts, str) else list(texts)
+        given = [texts] if isinstance(texts, str) else _listed(texts)
         for row, text in enumerate(given):
             if not isinstance(text, str):
                 raise TypeError(f"text {row} is {text!r} ({type(text).__name__}); expected a string")
+            check_text(text, f"text {row}")
         # No text has no embedding, but the head knows how long it would be.
         nothing = np.zeros((0, 0 if self.head.weight is None else self.head.weight.shape[1]))
         embeddings = self.encode(given, batch_size, show_progress_bar) if given else nothing
@@ -414,12 +419,31 @@ class FewShotClassifier(nn.Module):
         trained = words[self.label_form] if self.label_form != form else words["single"]
         return ValueError(f"{name} has {words[form]}; the classifier was trained on {trained}")
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The layer that makes vectors of tokens, to which `neftune_noise_alpha` adds noise.
+
+        Raises:
+            ValueError: The body has none.
+        """
+        transformer = getattr(self.body[0], "auto_model", None)
+        if transformer is None:
+            raise ValueError("neftune_noise_alpha needs a body with a transformer, and this one has none: leave it out")
+        embeddings: nn.Module = transformer.get_input_embeddings()
+        return embeddings
+
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
     ) -> None:
         """Trades time for memory in the body: activations are computed again on the way back."""
         transformer: Any = self.body[0]
         transformer.auto_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    """Several texts; of a table, one would get the names of its columns."""
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):
+        raise TypeError(f"texts are a {type(texts).__name__}; expected strings: pass its column, texts['text'] say")
+    return list(texts)
 
 
 class _Saved(NamedTuple):

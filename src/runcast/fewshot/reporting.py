@@ -44,6 +44,8 @@ class ReportingTrainer(transformers.Trainer):
         **kwargs: Any,
     ) -> None:
         self._data = data
+        for callback in callbacks:
+            _check(callback)
         others: list[Any] = [callback for callback in callbacks if not _is_reporter(callback)]
         if not any(callback is ReportingCallback or isinstance(callback, ReportingCallback) for callback in others):
             reporting = _reporting_callback(args, data)
@@ -151,8 +153,10 @@ class ReportingTrainer(transformers.Trainer):
             callback: A `TrainerCallback` class or instance; a `Reporter` class or instance; or a reporter's name.
 
         Raises:
+            TypeError: It is neither.
             ValueError: No reporter has that name.
         """
+        _check(callback)
         if not _is_reporter(callback):
             super().add_callback(cast("TrainerCallback", callback))
             return
@@ -233,6 +237,16 @@ def _reporting_callback(args: TrainingArguments, data: Mapping[str, Any], **over
             **overrides,
         }
     )
+
+
+def _check(callback: Any) -> None:
+    is_callback = isinstance(callback, TrainerCallback)
+    if not (
+        is_callback or _is_reporter(callback) or (isinstance(callback, type) and issubclass(callback, TrainerCallback))
+    ):
+        raise TypeError(
+            f"{callback!r} is no callback: expected a TrainerCallback or a Reporter, a class or an instance, or a reporter's name"
+        )
 
 
 def _is_reporter(callback: Callback) -> TypeGuard[Reporter | type[Reporter] | str]:

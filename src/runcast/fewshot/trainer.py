@@ -116,6 +116,8 @@ class Trainer(ReportingTrainer):
             raise TypeError(f"args are {_kind(args)}; expected runcast.fewshot.TrainingArguments")
         if model is None and model_init is None:
             raise TypeError("Trainer needs a model or a model_init")
+        if callbacks is not None and (isinstance(callbacks, str) or not isinstance(callbacks, Sequence)):
+            raise TypeError(f"callbacks is {_kind(callbacks)}; expected a list of callbacks and reporters")
         args.check_complete()
         if args.load_best_model_at_end and eval_dataset is None:
             raise ValueError("load_best_model_at_end needs an eval_dataset, which says what the best model is")
@@ -217,6 +219,11 @@ class Trainer(ReportingTrainer):
         """
         args, tokens = self.args, self._tokens(self._train_examples().texts)
         self._check_head(self.model)  # a search may have changed the options
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise ValueError(
+                "the body is frozen, so there is nothing to train: FewShotClassifier.fit_head(texts, labels) fits the head alone; "
+                "model.body.requires_grad_(True) lets the body learn"
+            )
         seed = args.seed if args.data_seed is None else args.data_seed
         sampler: ClassBatches | ContrastivePairs
         collator: TextCollator | PairCollator
@@ -447,8 +454,14 @@ class Trainer(ReportingTrainer):
                 "FewShotClassifier(body); from a name or path: FewShotClassifier.from_pretrained(...)"
             )
         if self._labelled is not None:
-            model.learn_labels(self._labelled)
-            model.class_indices(self._labelled.required_labels(), self._labelled.name)
+            try:
+                model.learn_labels(self._labelled)
+                model.class_indices(self._labelled.required_labels(), self._labelled.name)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}. For another task than the model is for, pass labels=[...] and head='logistic', a new head, to "
+                    "FewShotClassifier.from_pretrained"
+                ) from error
             self._check_head(model)
         self._head_is_fresh = model.head.is_fitted
 

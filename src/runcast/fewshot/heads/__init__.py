@@ -20,7 +20,9 @@ def make_head(kind: str, multi_target_strategy: Strategy | None = None) -> Head:
     """
     if kind not in HEADS:
         near = difflib.get_close_matches(kind, HEADS, n=1)
-        raise ValueError(f"head is {kind!r}; expected one of {', '.join(sorted(HEADS))}" + (f" ({near[0]}?)" if near else ""))
+        raise ValueError(
+            f"head is {kind!r}; expected one of {', '.join(sorted(HEADS))}" + (f" ({near[0]}?)" if near else "")
+        )
     return HEADS[kind]() if multi_target_strategy is None else HEADS[kind](multi_target_strategy)
 
 
