@@ -18,6 +18,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 import runcast
 from runcast import Reporter, RunRecord
 from runcast.fewshot import FewShotClassifier, TrainingArguments
+from runcast.fewshot.heads import HEADS
 
 TOPICS = {
     "billing": ["invoice charge refund", "money payment card", "price invoice bill", "refund payment money"],
@@ -54,6 +55,15 @@ def save_transformer(folder: Path, vocabulary: int, *, layers: int, dimensions: 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         BertModel(config).save_pretrained(folder)
+
+
+@pytest.fixture(autouse=True)
+def _own_heads() -> Iterator[None]:
+    """Kinds of heads that a test defines are forgotten after it."""
+    before = dict(HEADS)
+    yield
+    HEADS.clear()
+    HEADS.update(before)
 
 
 @pytest.fixture(scope="session")

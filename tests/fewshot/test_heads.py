@@ -177,10 +177,8 @@ def test_a_class_weight_counts_for_its_class():
 
 
 @pytest.fixture
-def centroid_class(monkeypatch):
-    """A kind of head of one's own, forgotten afterwards."""
-    monkeypatch.setitem(HEADS, "centroid", Head)  # so that it is taken out again
-    del HEADS["centroid"]
+def centroid_class():
+    """A kind of head of one's own."""
 
     class CentroidHead(Head):
         kind = "centroid"
