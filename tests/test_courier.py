@@ -24,7 +24,7 @@ from runcast import events
 from runcast.courier import Courier, courier_alive
 from runcast.delivery import deliveries, load_state, log_path, state_path
 from runcast.journal import FILE_NAME, Journal
-from runcast.process import this_writer
+from runcast.writer import this_writer
 from runcast.reporter import NativeRun, Reporter, denied, transient
 
 

@@ -19,7 +19,7 @@ from runcast.courier import courier_alive
 from runcast.delivery import TrackerState, load_state, save_state
 from runcast.events import Metrics, RunStarted, Writer
 from runcast.journal import FILE_NAME, Journal
-from runcast.process import QUIET
+from runcast.writer import QUIET
 from runcast.testing.contract import PATIENCE
 
 TRACKERS = '''

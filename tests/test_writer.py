@@ -16,7 +16,7 @@ from runcast import events
 from runcast.courier import Courier
 from runcast.delivery import load_state
 from runcast.journal import FILE_NAME, Journal
-from runcast.process import QUIET, is_written, this_writer, writer_alive
+from runcast.writer import QUIET, is_written, this_writer, writer_alive
 from runcast.testing.lines import LinesReporter
 
 changed = msgspec.structs.replace

@@ -16,7 +16,7 @@ import pytest
 
 import runcast
 from runcast.delivery import load_state, save_state
-from runcast.process import this_writer
+from runcast.writer import this_writer
 from runcast.reporter import NativeRun, RunInfo
 from runcast.reporters._comet_archives import Place, Session
 from runcast.reporters.comet import CometReporter

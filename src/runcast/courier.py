@@ -41,11 +41,11 @@ from runcast.delivery import (
 from runcast.errors import RuncastError, SessionLostError
 from runcast.events import Event
 from runcast.journal import FILE_NAME, Damage, Entry, Journal
-from runcast.process import is_written
 from runcast.redact import MASK, masked, redact, secrets_in, secrets_of_environment
 from runcast.reporter import PROJECTIONS, NativeRun, Reporter, RunInfo, denied, transient
 from runcast.superseded import POINTS, Superseded
 from runcast.trust import check_links, private
+from runcast.writer import is_written
 
 BATCH = 1000
 """Events read, delivered and committed at once."""

@@ -15,8 +15,8 @@ from runcast import events
 from runcast.errors import RunFolderError
 from runcast.events import RunStarted, RunStatus, Writer
 from runcast.journal import FILE_NAME, Damage, Journal
-from runcast.process import is_written
 from runcast.record import RecordBuilder, RunRecord
+from runcast.writer import is_written
 
 logger = logging.getLogger("runcast")
 

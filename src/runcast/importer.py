@@ -27,11 +27,11 @@ from runcast.events import Event, RunResumed, encode
 from runcast.folder import create_folder
 from runcast.journal import FILE_NAME, Journal
 from runcast.media import slug
-from runcast.process import this_writer
 from runcast.record import RunRecord
 from runcast.registry import reporter_class
 from runcast.reporter import NativeRun, Reporter
 from runcast.trust import regular, replace_file
+from runcast.writer import this_writer
 
 ORIGIN = "origin.json"
 

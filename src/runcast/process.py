@@ -1,4 +1,4 @@
-"""The training process: whether it is the one that writes, whether it still does, and what ends it."""
+"""The training process: whether it is the one that writes, and what ends it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,14 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import psutil
-
-from runcast.events import RunStatus, Writer
+from runcast.events import RunStatus
 
 if TYPE_CHECKING:
     from multiprocessing.util import Finalize
-
-QUIET = 1800.0
-"""Seconds without a write after which a run has ended, if nobody here can see whether its process still runs."""
 
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 _KILLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -38,57 +31,6 @@ def world_rank() -> int:
         if (value := os.environ.get(variable, "")).isdigit():
             return int(value)
     return 0
-
-
-def this_writer() -> Writer:
-    """The current process, as a journal names its writer."""
-    boot, namespace = _place()
-    host = os.uname().nodename
-    return Writer(os.getpid(), psutil.Process().create_time(), host, boot, namespace)
-
-
-def writer_alive(writer: Writer) -> bool | None:
-    """Whether this process still runs. None: it is on another machine or in another container, and nobody here can tell."""
-    boot, namespace = _place()
-    on_this_host = writer.host == os.uname().nodename
-    if writer.boot is None or boot is None:
-        if not on_this_host:
-            return None
-    elif writer.boot != boot:
-        return False if on_this_host else None  # what ran before this machine was booted has ended
-    elif writer.namespace != namespace:
-        return None
-    try:
-        process = psutil.Process(writer.pid)
-        # A pid is reused, a pid with a start time is not; a zombie has ended.
-        return bool(abs(process.create_time() - writer.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
-
-
-def is_written(journal: Path, writer: Writer) -> bool:
-    """Whether somebody still writes this journal, as far as one can know.
-
-    Args:
-        journal: The file.
-        writer: Who wrote it last. If nobody here can see that process, how long the file has been quiet decides.
-    """
-    alive = writer_alive(writer)
-    return time.time() - journal.stat().st_mtime < QUIET if alive is None else alive
-
-
-def _place() -> tuple[str | None, int | None]:
-    """Where this process's id means this process: the boot of the machine, and the pid namespace.
-
-    The machine's name tells neither: it changes with the network, containers share it with the machine or with each other.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return boot, Path("/proc/self/ns/pid").stat().st_ino
-    except OSError:
-        return None, None
 
 
 def status_of(error: BaseException) -> tuple[RunStatus, str | None]:

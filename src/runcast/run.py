@@ -27,10 +27,11 @@ from runcast.folder import create_folder, find_run, new_run_id, outline
 from runcast.hosts import MODES, Host, Mode, host_for
 from runcast.journal import FILE_NAME, Journal
 from runcast.probe import Measuring, Probes, default_probes, resolve_probes
-from runcast.process import ExitWatch, status_of, this_writer, world_rank, writer_alive
+from runcast.process import ExitWatch, status_of, world_rank
 from runcast.redact import redact, redact_argument, redact_row, redact_text
 from runcast.registry import ReportTo, check_reporter, default_report_to, is_named, resolve_report_to, wishes
 from runcast.reporter import Reporter
+from runcast.writer import this_writer, writer_alive
 
 logger = logging.getLogger("runcast")
 

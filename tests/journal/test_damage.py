@@ -21,7 +21,7 @@ from runcast import journal as journal_module
 from runcast.errors import JournalError, RunFolderError, RuncastError
 from runcast.events import Unknown, encode
 from runcast.journal import FILE_NAME, Journal
-from runcast.process import this_writer
+from runcast.writer import this_writer
 
 deterministic = settings(
     derandomize=True, deadline=None, database=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow]

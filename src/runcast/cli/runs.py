@@ -11,7 +11,7 @@ import msgspec
 from runcast import events
 from runcast.delivery import Delivery
 from runcast.journal import FILE_NAME, Journal
-from runcast.process import is_written
+from runcast.writer import is_written
 
 
 class RunSummary(msgspec.Struct):

@@ -25,10 +25,10 @@ import msgspec
 
 from runcast.errors import RunFolderError
 from runcast.events import Writer
-from runcast.process import is_written, writer_alive
 from runcast.record import inside
 from runcast.reporters._comet_record import Asset, Stored, together
 from runcast.trust import own_folder, private, regular
+from runcast.writer import is_written, writer_alive
 
 KEY = re.compile(r"[A-Za-z0-9]{32,50}")
 """What Comet takes for the key of an experiment."""

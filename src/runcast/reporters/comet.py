@@ -39,7 +39,6 @@ from runcast import events
 from runcast.errors import RuncastError, SessionLostError
 from runcast.events import RunStatus, StoredFile
 from runcast.flatten import flatten, to_text
-from runcast.process import this_writer
 from runcast.record import RunRecord, inside, merge
 from runcast.reporter import (
     Availability,
@@ -58,6 +57,7 @@ from runcast.reporters._comet_theirs import record_of as their_record
 from runcast.reporters._comet_theirs import stored_experiments
 from runcast.reporters._versions import requirement
 from runcast.trust import replace_file
+from runcast.writer import this_writer
 
 _MAX_NAME = 100
 _MAX_VALUE = 1000
