@@ -556,6 +556,10 @@ def work(end):
 )  # fmt: skip
 def test_child_of_multiprocessing_has_the_right_status(python, tmp_path, method, end, status, reason):
     """Such a child ends on a path of its own: an open run learns there how."""
+    if sys.version_info >= (3, 13) and "raise" in end:
+        if method == "fork":
+            pytest.skip("Python 3.13 forgets the exception before it runs what is registered for the child's end")
+        reason = "SystemExit: 1"  # all that is left of it
     (tmp_path / "child.py").write_text(WORK)
     result = python(
         "import multiprocessing, sys, child\n"
