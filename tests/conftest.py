@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from runcast.cli import main
+
+# The same examples each time, however slow the machine.
+settings.register_profile(
+    "runcast", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("runcast")
 
 
 def pytest_configure() -> None:

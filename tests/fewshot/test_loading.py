@@ -43,7 +43,7 @@ def shares_of(rank: int, processes: int, count: int, size: int, unit: int, drop_
     return found
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.booleans())
 def test_processes_share_each_step(units, per_share, unit, processes, drop_last):
     """Each item is in one share, all processes have as many; and weighted, their means are the mean over the step."""

@@ -41,7 +41,7 @@ def all_pairs(labels: list) -> tuple[set[frozenset[int]], set[frozenset[int]]]:
     return positive, {frozenset(pair) for pair in pairs} - positive
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(LABELS | LABEL_SETS | MANY_LABELS)
 def test_unique_draws_every_pair_exactly_once(labels):
     """`unique` yields every pair once, with the right target."""
@@ -52,7 +52,7 @@ def test_unique_draws_every_pair_exactly_once(labels):
     assert {key for key, pair in zip(drawn, pairs) if pair.target == 1.0} == positive
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(LABELS | LABEL_SETS | MANY_LABELS, st.integers(1, 3), st.sampled_from([-1, 4, 20]))
 def test_counts_are_those_of_the_strategies(labels, num_iterations, max_pairs):
     """Oversampling, undersampling and num_iterations yield as many pairs of each kind as they promise."""
@@ -145,7 +145,7 @@ def test_memory_is_that_of_the_labels_where_texts_have_several():
     assert peak < 60e6
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(LABEL_SETS | MANY_LABELS, st.integers(0, 9), st.sampled_from([1, 1 << 17]))
 def test_later_sets_are_those_that_share_a_label(labels, seed, at_once):
     """And weigh what they weigh together, however many are counted at once."""
@@ -181,7 +181,7 @@ def batches_of(sampler: ClassBatches) -> list[list[int]]:
     return [rows[start : start + sampler.batch_size] for start in range(0, len(rows), sampler.batch_size)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(3, 9), min_size=2, max_size=9), st.integers(2, 4), st.integers(2, 3), st.integers(0, 9))
 def test_a_batch_has_some_texts_of_some_classes(sizes, classes, examples, seed):
     """Each batch has that many different classes, and that many different texts of each."""
@@ -252,7 +252,7 @@ def test_the_same_seed_and_epoch_give_the_same_batches_and_others_do_not():
 
 
 @given(st.integers(1, 3000), st.integers(0, 100))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_permutation_is_one(size, key):
     """Every index comes exactly once, and after the last one it starts over."""
     permuted = Permutation(size, key)(np.arange(2 * size))

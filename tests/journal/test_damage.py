@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -23,9 +23,7 @@ from runcast.events import Unknown, encode
 from runcast.journal import FILE_NAME, Journal
 from runcast.writer import this_writer
 
-deterministic = settings(
-    derandomize=True, deadline=None, database=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow]
-)
+examples = settings(max_examples=200)
 
 SHA = "0" * 64
 EVENTS: list[events.Event] = [
@@ -169,7 +167,7 @@ def run_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("run")
 
 
-@deterministic
+@examples
 @given(damaged())
 @example([*LINES, LINES[1]])
 def test_only_what_is_damaged_is_dropped(run_dir, lines):
@@ -198,7 +196,7 @@ def test_each_kind_of_garbage_is_damage(line):
         events.decode(line)
 
 
-@deterministic
+@examples
 @given(damaged())
 def test_damaged_journal_is_still_a_run(run_dir, lines):
     """Outline and record have all that is intact; there is no error but one that says that this is no journal."""
@@ -322,7 +320,7 @@ def hostile_dir(run_dir):
     return run_dir
 
 
-@deterministic
+@examples
 @given(st.lists(hostile(), min_size=1, max_size=4))
 def test_impossible_values_cost_only_themselves(hostile_dir, lines):
     """Whatever a known event says, the record has what stands around it, and nothing from outside the folder."""
@@ -514,5 +512,5 @@ class Model(RuleBasedStateMachine):
         assert self.journal.torn_bytes() == len(self.tail)
 
 
-Model.TestCase.settings = settings(deterministic, max_examples=60, stateful_step_count=30)
+Model.TestCase.settings = settings(examples, max_examples=60, stateful_step_count=30)
 test_journal_is_what_a_list_of_lines_is = Model.TestCase

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runcast import events
@@ -16,9 +16,7 @@ from runcast.events import MAX_BITS, MAX_DEPTH, decode, encode, pack, plain, unp
 from runcast.journal import Journal
 
 # The same examples everywhere and always: a test that fails here fails on every machine.
-deterministic = settings(
-    derandomize=True, deadline=None, database=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
-)
+examples = settings(max_examples=150)
 
 LIMITS = [0.0, -0.0, 5e-324, -5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, -1.7976931348623157e308]
 INTEGERS = [
@@ -130,7 +128,7 @@ def test_every_event_type_is_tried():
 def test_event_comes_back_from_its_line(kind):
     """Of each type, with any text, any key and any number, each bit comes back, from one line of valid UTF-8."""
 
-    @deterministic
+    @examples
     @given(EVENTS[kind])
     def check(event):
         line = encode(event)
@@ -141,7 +139,7 @@ def test_event_comes_back_from_its_line(kind):
     check()
 
 
-@deterministic
+@examples
 @given(st.lists(any_event, max_size=8), st.integers(1, 400))
 def test_events_come_back_from_their_journal(tmp_path_factory, written, chunk):
     """What was appended is read, in order and without damage, however the file falls into chunks."""
@@ -159,7 +157,7 @@ def test_events_come_back_from_their_journal(tmp_path_factory, written, chunk):
     assert damage == []
 
 
-@deterministic
+@examples
 @given(data | deep())
 @example({"$float": "NaN"})
 @example({"$float": math.nan, "$$": {"$": -math.inf}})
@@ -199,7 +197,7 @@ def test_any_data_is_made_plain_and_comes_back():
     assert config["deep"] == "<list nested too deep>"
 
 
-@deterministic
+@examples
 @given(st.lists(numbers, min_size=1), st.booleans())
 @example([1.7976931348623157e308, -1.7976931348623157e308], False)
 @example([1.7976931348623157e308, -1.7976931348623157e308], True)
