@@ -15,16 +15,15 @@ if TYPE_CHECKING:
 
 _WITHOUT_EFFECT = {
     "train always trains and evaluates; predictions are made by runcast predict": "do_train do_eval do_predict",
-    "--sampling-strategy says what is drawn": "train_sampling_strategy length_column_name",
+    "--sampling-strategy says what is drawn": "length_column_name",
     "a tracker's settings are its environment variables": "trackio_space_id trackio_bucket_id trackio_static_space_id",
     "it is for other models and datasets than a few-shot classifier's": (
-        "batch_eval_metrics eval_do_concat_batches eval_use_gather_object include_for_metrics label_names "
-        "label_smoothing_factor liger_kernel_config neftune_noise_alpha prediction_loss_only remove_unused_columns "
-        "use_cache use_liger_kernel"
+        "eval_use_gather_object label_names liger_kernel_config prediction_loss_only remove_unused_columns use_cache "
+        "use_liger_kernel"
     ),
     "the trainer does without it": "dataloader_in_order dataloader_multiprocessing_context hub_always_push",
 }
-"""Options of transformers' trainer that would do nothing, or break the few-shot trainer, by what to say of them."""
+"""Options of transformers' trainer that would do nothing, by what to say of them; others the arguments refuse themselves."""
 
 
 def split(tokens: Sequence[str]) -> tuple[str, list[str]]:
