@@ -96,7 +96,10 @@ def test_options_of_training_arguments_work(train):
         (["--weight-decay", "0.1", "stray"], "unexpected argument 'stray'"),
         (["--loss", "cosin"], "cosin"),
         (["--head", "torc"], "head is 'torc'; expected one of logistic, torch (torch?)"),
-        (["--early-stopping", "2", "--eval-strategy", "no"], "early stopping needs evaluations"),
+        (
+            ["--early-stopping", "2", "--eval-strategy", "no", "--load-best-model-at-end", "False"],
+            "early stopping needs evaluations",
+        ),
         (["--model", "no/such-model"], "no/such-model"),
         (["--resume-from-checkpoint", "no/such-folder"], "no/such-folder holds no checkpoint"),
         (["--resume-from-checkpoint", "True"], "output has no checkpoint to resume from"),
