@@ -43,11 +43,11 @@ class TrainingArguments(transformers.TrainingArguments):
     """`transformers.TrainingArguments` with defaults for few examples, and the options of contrastive training.
 
     Options of the base class work, but for those that have no meaning here and are refused. Other defaults than there:
-    `output_dir`, batch sizes, `num_train_epochs`, `learning_rate`, `logging_steps`, `logging_first_step`, `save_strategy`, `report_to`, and
-    `restore_callback_states_from_checkpoint`: a resumed training stops early when it would have without a stop. If
-    `load_best_model_at_end` is set and `save_strategy` isn't, the best model is saved (and only that); if `eval_strategy` isn't
-    set either, evaluation is as often as saving, or else every `eval_steps`, which are `logging_steps` unless set. If evaluation is
-    on, `metric_for_best_model` is the accuracy unless set, so that early stopping works.
+    `output_dir`, batch sizes, `num_train_epochs`, `learning_rate`, `logging_steps`, `logging_first_step`, `save_strategy`,
+    `report_to`, and `restore_callback_states_from_checkpoint`: a resumed training stops early when it would have without a
+    stop. If `load_best_model_at_end` is set and `save_strategy` isn't, the best model is saved (and only that); if
+    `eval_strategy` isn't set either, evaluation is as often as saving, or else every `eval_steps`, which are `logging_steps`
+    unless set. If evaluation is on, `metric_for_best_model` is the accuracy unless set, so that early stopping works.
 
     Args:
         report_to: Where to report: ``"all"``, ``"none"``, names, a mapping of names to options, reporter classes or
