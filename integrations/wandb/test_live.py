@@ -191,7 +191,7 @@ def test_process_is_left_as_it_was(tmp_path: Path) -> None:
         "for _ in range(2):\n"
         "    with runcast.start_run('wandb', dir=sys.argv[1], delivery='inline', strict=True) as run:\n"
         "        run.log({'a': 1.0}); run.log_table('t', ['x'], [[1]])\n"
-        "        assert state() == before\n"
+        "        assert state()[1:] == before[1:]\n"  # `sys.exit` is the open run's own
         "    assert (run.dir / 'wandb' / 'data' / 'artifacts').is_dir()\n"
         "assert 'wandb' in sys.modules and state() == before\n"
     )
