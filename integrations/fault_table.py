@@ -19,8 +19,8 @@ TABLES = {
 }
 DOCS = Path(__file__).parents[1] / "docs"
 OTHERS = {
-    "faults": "The other trackers have [a page of their own](faults-others.md).",
-    "faults-others": "The trackers most used have [a page of their own](faults.md).",
+    "faults": ("faults-others", "The other trackers have"),
+    "faults-others": ("faults", "The trackers most used have"),
 }
 HEAD = """# Faults
 
@@ -56,7 +56,9 @@ def page(name: str, found: dict[tuple[str, str, str], str]) -> str:
     proven = sum(cell.startswith("✓") for cell in found.values())
     reporters = sorted({reporter for *_, reporter in found}, key=lambda name: (name in TITLES, name))
     titles = [TITLES.get(name, name) for name in reporters]
-    lines = [HEAD.format(name=name, others=OTHERS[name])]
+    other, have = OTHERS[name]
+    others = f"{have} [a page of their own]({other}.md)." if (DOCS / f"{other}.md").exists() else ""
+    lines = [HEAD.format(name=name, others=others).replace(".  Each", ". Each")]
     for test, (title, faults) in TABLES.items():
         lines += [f"## {title}\n", f"| fault | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
         for fault in faults:
