@@ -24,7 +24,7 @@ OTHERS = {
 }
 HEAD = """# Faults
 
-Written by the tests (`tox run -e py311-{name}`), not by hand. {others} Each cell is a test of `runcast.testing.fault_contract`: a real
+Written by the tests (`tox run -e py311-{name}`), not by hand. {others}Each cell is a test of `runcast.testing.fault_contract`: a real
 training that reports to this tracker and to a second, healthy one, while that goes wrong.
 
 | cell | all of this was seen |
@@ -57,8 +57,8 @@ def page(name: str, found: dict[tuple[str, str, str], str]) -> str:
     reporters = sorted({reporter for *_, reporter in found}, key=lambda name: (name in TITLES, name))
     titles = [TITLES.get(name, name) for name in reporters]
     other, have = OTHERS[name]
-    others = f"{have} [a page of their own]({other}.md)." if (DOCS / f"{other}.md").exists() else ""
-    lines = [HEAD.format(name=name, others=others).replace(".  Each", ". Each")]
+    others = f"{have} [a page of their own]({other}.md). " if (DOCS / f"{other}.md").exists() else ""
+    lines = [HEAD.format(name=name, others=others)]
     for test, (title, faults) in TABLES.items():
         lines += [f"## {title}\n", f"| fault | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
         for fault in faults:

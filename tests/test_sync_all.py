@@ -21,6 +21,7 @@ from runcast.events import Metrics, RunStarted, Writer
 from runcast.journal import FILE_NAME, Journal
 from runcast.writer import QUIET
 from runcast.testing.contract import PATIENCE
+from runcast.testing.couriers import wait_until
 
 TRACKERS = '''
 """Two trackers that keep a run as lines of JSON in a hall, where files say how they behave."""
@@ -181,14 +182,6 @@ def sync(start):
     return call
 
 
-def until(true):
-    """Waits for other processes; their not coming to it is the failure."""
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.02)
-
-
 def inside(hall):
     """Who is in the hall just now."""
     return list((hall / "inside").iterdir()) if (hall / "inside").exists() else []
@@ -256,7 +249,7 @@ def test_two_at_once_deliver_everything_once(start, pending_run, hall, runs):
     six = [pending_run() for _ in range(6)]
     (hall / "gate").touch()
     first = start(runs, before=places(2))
-    until(lambda: inside(hall))
+    wait_until(lambda: inside(hall))
     looked = (
         "begin = dispatch.Turn.begin\n"
         "def told(turn):\n"
@@ -265,7 +258,7 @@ def test_two_at_once_deliver_everything_once(start, pending_run, hall, runs):
         "dispatch.Turn.begin = told"
     )
     second = start(runs, before=f"{places(2)}\n{looked}")
-    until(lambda: (hall / "watched").exists())
+    wait_until(lambda: (hall / "watched").exists())
     (hall / "gate").unlink()
     ends = [(*process.communicate(), process.returncode) for process in (first, second)]
     assert [code for *_, code in ends] == [0, 0], ends
@@ -296,7 +289,7 @@ with runcast.start_run({"ledger": {"hall": sys.argv[2]}}, name="live", dir=sys.a
 def test_live_run_keeps_its_courier(sync, pending_run, site, hall, runs):
     """Beside a run that goes on, what is pending is delivered; its own tracker counts as delivered when it has caught up."""
     live = subprocess.Popen([sys.executable, "-c", LIVE, str(site), str(hall), str(runs)], stdin=subprocess.DEVNULL)
-    until(lambda: inside(hall))
+    wait_until(lambda: inside(hall))
     waiting = pending_run()
     code, out, err = sync(runs, "--json")
     assert code == 0, err
@@ -332,7 +325,7 @@ def test_run_that_was_left_on_another_machine_comes_to_its_end(sync, site, hall,
     os.utime(journal.path, (past, past))
     code, _, err = sync(runs)
     assert code == 0, err
-    until(lambda: not courier_alive(run_dir, "ledger"))
+    wait_until(lambda: not courier_alive(run_dir, "ledger"))
     assert stored(hall, run_dir) == [["loss", 0.5, 1], ["status", "crashed"]]
     assert load_state(run_dir, "ledger").state == "complete"
 
@@ -342,7 +335,7 @@ def test_interruption_leaves_couriers_at_work(start, sync, pending_run, hall, ru
     two = [pending_run() for _ in range(2)]
     (hall / "gate").touch()
     process = start(runs, before=places(1))
-    until(lambda: inside(hall))
+    wait_until(lambda: inside(hall))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()  # the gate is still closed
     assert process.returncode == 130
@@ -352,7 +345,7 @@ def test_interruption_leaves_couriers_at_work(start, sync, pending_run, hall, ru
     assert "deliveries that had no turn yet: 1\n" in err
     assert "interrupted; couriers that go on by themselves: 1\n" in err
     (hall / "gate").unlink()
-    until(lambda: load_state(begun, "ledger").state == "complete" and not courier_alive(begun, "ledger"))
+    wait_until(lambda: load_state(begun, "ledger").state == "complete" and not courier_alive(begun, "ledger"))
     assert load_state(other, "ledger").state == "failed"  # as it was
     assert sync(runs)[0] == 0
     assert [stored(hall, run_dir) for run_dir in two] == [EACH_ONCE] * 2
@@ -385,7 +378,7 @@ def test_couriers_that_only_retry_end_with_the_time(sync, pending_run, hall, run
     code, out, err = sync(runs, before=jump)
     assert (code, out) == (1, "")
     assert f"{run_dir}: ledger" in err
-    until(lambda: not courier_alive(run_dir, "ledger"))
+    wait_until(lambda: not courier_alive(run_dir, "ledger"))
     (hall / "lost-lost").unlink()
     assert sync(runs)[0] == 0
     assert stored(hall, run_dir) == EACH_ONCE

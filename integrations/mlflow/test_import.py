@@ -298,7 +298,7 @@ def test_nothing_to_find_says_what_was_looked_for(tmp_path: Path) -> None:
         MlflowReporter().find_runs(str(tmp_path / "empty"))
 
 
-MODEL = """
+CODE_MODEL = """
 import os, sys
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.chdir(sys.argv[1])
@@ -311,10 +311,14 @@ open("code.py", "w").write(
     "    def predict(self, context, model_input): return model_input\\n"
     "mlflow.models.set_model(Same())\\n"
 )
-with mlflow.start_run() as run:
+"""
+MODEL = (
+    CODE_MODEL
+    + """with mlflow.start_run() as run:
     name = {"name": "best"} if mlflow.__version__ >= "3" else {"artifact_path": "best"}
     mlflow.pyfunc.log_model(**name, python_model="code.py", pip_requirements=["mlflow"])
 """
+)
 
 
 @pytest.mark.parametrize("where", ["database", "server"])
@@ -336,20 +340,9 @@ def test_logged_model_is_imported_with_its_files(where: str, tmp_path: Path, mon
     assert files["code.py"] == (tmp_path / "code.py").read_bytes()
 
 
-MODELS = """
-import os, sys
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-os.chdir(sys.argv[1])
-import mlflow
-mlflow.set_tracking_uri(sys.argv[2])
-mlflow.set_experiment("theirs")
-open("code.py", "w").write(
-    "import mlflow\\n"
-    "class Same(mlflow.pyfunc.PythonModel):\\n"
-    "    def predict(self, context, model_input): return model_input\\n"
-    "mlflow.models.set_model(Same())\\n"
-)
-def log(name, step, word, **options):
+MODELS = (
+    CODE_MODEL
+    + """def log(name, step, word, **options):
     open("word.txt", "w").write(word)
     options |= {"python_model": "code.py", "pip_requirements": ["mlflow"], "code_paths": ["word.txt"]}
     return mlflow.pyfunc.log_model(name=name, step=step, **options)
@@ -366,6 +359,7 @@ with mlflow.start_run() as run:
     mlflow.MlflowClient().delete_logged_model(gone.model_id)
     print(one.model_id, other.model_id, gone.model_id)
 """
+)
 
 
 @pytest.mark.skipif(version("mlflow").startswith("2."), reason="MLflow 2 keeps models among the run's files")

@@ -157,9 +157,8 @@ _VALUE = re.compile(
 )
 _FLAG = re.compile(r"-[\w.+-]+")
 _OPTION = re.compile(r"--|-\w$")
-_LOGIN = re.compile(
-    r"-u|-U|--user|--proxy-user"
-)  # of curl, that takes user:password; docker's -u, say, takes user:group
+# Of curl, that takes user:password; docker's -u, say, takes user:group.
+_LOGIN = re.compile(r"-u|-U|--user|--proxy-user")
 _USER_AND_PASSWORD = re.compile(r"[\"']?[^\s:]+:(?![\"']?$).+", re.DOTALL)
 _COMMAND = 1000
 """Characters before an option, in which its command is looked for."""

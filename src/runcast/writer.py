@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from pathlib import Path
@@ -53,6 +54,7 @@ def is_written(journal: Path, writer: Writer) -> bool:
     return time.time() - journal.stat().st_mtime < QUIET if alive is None else alive
 
 
+@functools.cache  # couriers ask at every look
 def _place() -> tuple[str | None, int | None]:
     """Where this process's id means this process: the boot of the machine, and the pid namespace.
 

@@ -24,7 +24,7 @@ from runcast.events import Metrics
 from runcast.journal import FILE_NAME, Journal
 from runcast.sync import deliver
 from runcast.testing.contract import PATIENCE, wait_until_through
-from runcast.testing.couriers import wait_delivered
+from runcast.testing.couriers import wait_delivered, wait_until
 from runcast.testing.faults import Fault, inject, strikes
 from runcast.testing.lines import LinesReporter, lines_of
 from runcast.verify import verify
@@ -486,14 +486,6 @@ def test_resumed_run_reaches_a_new_tracker_without_what_was_taken_back(tmp_path)
         run.log({"loss": 6.5}, step=6)
     deliver(run_dir, [LinesReporter()], PATIENCE)
     assert stored(run) == Counter({("loss", step): 1 for step in range(7)})
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Waits for that, but not for ever."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.05)
 
 
 def killed_at(folder: Path, steps: int, report_to: str = "lines") -> Path:

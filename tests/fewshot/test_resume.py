@@ -9,16 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from runcast.fewshot import FewShotClassifier, Trainer
 from runcast.fewshot.checkpoint import find_checkpoint
 from runcast.fewshot.heads import LogisticHead
-
-try:
-    from sentence_transformers.sentence_transformer.modules import Pooling
-except ModuleNotFoundError:  # before sentence-transformers 5.4
-    from sentence_transformers.models import Pooling
 
 BATCHES = {"sampling_strategy": "batch", "classes_per_batch": 2, "examples_per_class": 4}
 

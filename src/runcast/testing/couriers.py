@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,14 @@ def deliver_again(run_dir: Path, name: str) -> None:
     save_state(run_dir, state)
     (row,) = [row for row in sync(run_dir, timeout=PATIENCE) if row.name == name]
     assert row.done, row
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Waits for other processes; their not coming to it is the failure."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.02)
 
 
 def wait_delivered(run_dir: Path, name: str) -> None:
